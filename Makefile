@@ -1,0 +1,81 @@
+# Every target sets up what it needs in .venv by itself; a second call finds that done.
+
+PYTHON ?= python3
+PORT ?= 8789
+VLM_MINUTES ?= 55
+FLOW_MINUTES ?= 60
+
+VENV := .venv
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(BIN)/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+RECIPE := pyproject.toml constraints.txt
+
+# numpy's second thread gains little on an idle machine and costs much on a busy one.
+export OPENBLAS_NUM_THREADS ?= 1
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup run test check oracles bench train train-smoke ci clean
+
+help: ## this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(VENV)/.with-test ## install everything that run, test and check need into .venv
+
+run: $(VENV)/.with-default ## start the hub, draw a picture, describe it, serve until Ctrl-C (PORT=8789; ONCE=1 stops after the picture)
+	@$(PY) examples/first_run.py --port $(PORT) $(if $(filter-out 0,$(ONCE)),--once)
+
+test: $(VENV)/.with-test ## all tests of the default install (no torch)
+	@$(PY) -m pytest --ignore=tests/oracles --ignore=tests/training
+
+check: $(VENV)/.with-test ## style, types, layering
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy --strict src
+	@$(PY) -m pytest -q tests/test_layers.py tests/test_project.py
+
+oracles: $(VENV)/.with-oracles train-smoke ## engines and models against torch, diffusers and transformers (installs torch)
+	@$(PY) -m pytest tests/oracles tests/training
+
+bench: $(VENV)/.with-default ## latency, memory and start-up figures; the last line is JSON
+	@$(PY) bench/local.py
+
+train: $(VENV)/.with-oracles ## make the shipped weights again from nothing, resumable (hours on a CPU; installs torch)
+	@$(PY) -m training.vlm_train --minutes $(VLM_MINUTES) --out training/out/vlm
+	@$(PY) -m training.export training/out/vlm/vlm.pt src/sensorium/models/scenes-vlm
+	@$(PY) -m training.flow_train --minutes $(FLOW_MINUTES) --out training/out/flow
+	@$(PY) -m training.flow_export training/out/flow/checkpoint.pt src/sensorium/models/scenes-flow
+	@$(PY) -m training.judge_train
+
+train-smoke: $(VENV)/.with-oracles ## a training of a few steps from end to end, in under a minute (installs torch)
+	@$(PY) -m training.vlm_train --smoke
+	@$(PY) -m training.flow_train --smoke
+
+ci: ## what a change must pass before it lands
+	@bash .ci/run
+
+clean: ## remove .venv and what tools left behind
+	rm -rf $(VENV) build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Sensorium needs Python 3.11 or newer, and $(PYTHON) is " \
+	  + sys.version.split()[0] + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	@echo "Setting up $(VENV) (once, about a minute) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.with-default: $(VENV)/.created $(RECIPE)
+	@$(PIP) .
+	@touch $@
+
+$(VENV)/.with-test: $(VENV)/.created $(RECIPE)
+	@$(PIP) ".[test]"
+	@touch $@ $(VENV)/.with-default
+
+$(VENV)/.with-oracles: $(VENV)/.created $(RECIPE)
+	@echo "Installing torch, diffusers and transformers into $(VENV) (once) ..."
+	@$(PIP) ".[test,training,oracles]"
+	@touch $@ $(VENV)/.with-default $(VENV)/.with-test

@@ -1,0 +1,28 @@
+"""Is the process alive (/healthz), and can it answer (/readyz)?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from sensorium import __version__
+from sensorium.api.visit import Visit
+
+
+class HealthDoor:
+    """Open to everyone: it tells states, never names or addresses. `states` maps each local engine to its state."""
+
+    def __init__(self, states: Callable[[], Mapping[str, str]]) -> None:
+        self._states = states
+
+    async def alive(self, visit: Visit) -> None:
+        """200 as long as the process serves."""
+        await visit.answer(msgspec.json.encode({"status": "ok", "version": __version__}))
+
+    async def ready(self, visit: Visit) -> None:
+        """200 when every local engine is ready, else 503 with the state of each."""
+        states = dict(self._states())
+        ready = all(state == "ready" for state in states.values())
+        body = {"status": "ready" if ready else "not ready", "engines": states}
+        await visit.answer(msgspec.json.encode(body), status=200 if ready else 503)

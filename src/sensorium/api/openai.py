@@ -1,0 +1,102 @@
+"""The OpenAI door: chat, embeddings, pictures, and the model list. Bodies are relayed; only the model name is replaced."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from sensorium.api.visit import Visit, origin
+from sensorium.errors import SensoriumError, Unavailable, UpstreamFailed
+from sensorium.routing.call import ANY_MODEL, Call, Modality, Reply, Route
+from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.plan import plan
+from sensorium.wire import jsonbody, nvidia, openai, translate
+from sensorium.wire.jsonbody import Members
+
+DEFAULT_SIZE = "1024x1024"  # OpenAI's, for callers who name neither model nor size
+LOCAL_FORMATS = ("png", "jpeg")
+
+
+class OpenAIDoor:
+    """Handlers below /v1/. `now` is the time in seconds since the epoch."""
+
+    def __init__(self, dispatch: Dispatch, now: Callable[[], float]) -> None:
+        self._dispatch = dispatch
+        self._now = now
+
+    async def chat(self, visit: Visit) -> None:
+        """Relay a chat call to a model that can see what it contains."""
+        found = jsonbody.members(await visit.whole_body())
+        call = replace(
+            _call(visit, found, "chat", "chat/completions"),
+            needs=openai.chat_needs(found),
+            stream=jsonbody.flag(found, "stream"),
+        )
+        await visit.relay(await self._dispatch(call))
+
+    async def embeddings(self, visit: Visit) -> None:
+        """Relay an embeddings call."""
+        found = jsonbody.members(await visit.whole_body())
+        await visit.relay(await self._dispatch(_call(visit, found, "embed", "embeddings")))
+
+    async def images(self, visit: Visit) -> None:
+        """Draw pictures: relayed where the model speaks OpenAI, else translated to genai, one call per picture."""
+        found = jsonbody.members(await visit.whole_body())
+        asked = replace(_call(visit, found, "image", "images/generations"), dialects=("openai", "genai"))
+        failure: SensoriumError = Unavailable("no route")
+        for route in plan(asked, self._dispatch.catalog):
+            call = replace(asked, model=route.id, dialects=(route.dialect,))
+            try:
+                if route.dialect == "openai":
+                    await visit.relay(await self._dispatch(call))
+                else:
+                    await self._draw(visit, call, route, DEFAULT_SIZE if asked.model == ANY_MODEL else None)
+                return
+            except SensoriumError as error:
+                if visit.status or not error.retryable:
+                    raise
+                failure = error
+        raise failure
+
+    async def _draw(self, visit: Visit, call: Call, route: Route, size: str | None) -> None:
+        formats = LOCAL_FORMATS if route.provider.local else ()
+        seed = secrets.randbelow(nvidia.SEED_MAX) + 1
+        asked = translate.images_to_genai(call.members, route.id, seed, size=size, formats=formats)
+        pictures: list[str] = []
+        said: dict[str, str] = {}
+        for members in asked.bodies:
+            nvidia.check(route.id, {name: raw for name, raw in members.items() if name != "output_format"})
+            reply = await self._dispatch(replace(call, members=members))
+            said = origin(reply)
+            if reply.status != 200:
+                kept = {name: text for name, text in reply.headers.items() if name == "retry-after"}
+                error = translate.genai_error(await reply.whole(), reply.status, visit.request_id)
+                await visit.answer(error, said | kept, reply.status)
+                return
+            pictures.append(await _picture(reply))
+        if asked.changes:
+            said["x-sensorium-changed"] = "; ".join(asked.changes)
+        await visit.answer(translate.images_reply(pictures, int(self._now())), said)
+
+    async def models(self, visit: Visit) -> None:
+        """Every model, what it can do, and whether it stands in for another."""
+        await visit.answer(openai.model_list(self._dispatch.catalog.entries()))
+
+    async def model(self, visit: Visit) -> None:
+        """One model of the list. Raises UnknownModel."""
+        name = openai.checked_name(visit.params[0])
+        await visit.answer(msgspec.json.encode(self._dispatch.catalog.entry(name)))
+
+
+def _call(visit: Visit, found: Members, modality: Modality, operation: str) -> Call:
+    return Call(visit.request_id, openai.model_name(found), modality, ("openai",), operation, found, caller=visit.caller)
+
+
+async def _picture(reply: Reply) -> str:
+    picture = nvidia.artifact(await reply.whole())
+    if not picture:
+        raise UpstreamFailed(f"{reply.route.provider.name} answered without a picture")
+    return picture

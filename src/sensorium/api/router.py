@@ -1,0 +1,109 @@
+"""The hub as an ASGI app: find the handler, check the caller, run it, render what it raises, stop when the caller hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sensorium.api.auth import Auth
+from sensorium.api.visit import Visit
+from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unavailable
+from sensorium.exchange import Receive, Render, Send
+
+log = logging.getLogger("sensorium.hub")
+Handler = Callable[[Visit], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One route. A path that ends in `/*` takes everything below it, as the handler's first path parameter.
+
+    `public` routes need no token.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    render: Render
+    public: bool = False
+
+
+class Router:
+    """Dispatches requests to entries. `render` answers where no entry matches: it gets the path and gives a dialect."""
+
+    def __init__(self, entries: Sequence[Entry], auth: Auth, render: Callable[[str], Render], max_body: int) -> None:
+        self._exact: dict[str, list[Entry]] = {}
+        self._below: list[tuple[str, Entry]] = []
+        for entry in entries:
+            if entry.path.endswith("/*"):
+                self._below.append((entry.path[:-1], entry))
+            else:
+                self._exact.setdefault(entry.path, []).append(entry)
+        self._auth = auth
+        self._render = render
+        self._max_body = max_body
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            visit = Visit(scope, receive, send, self._render(scope["path"]), self._max_body)
+            began = time.perf_counter()
+            await self._answer(visit)
+            took = 1000 * (time.perf_counter() - began)
+            log.info("%s %r %s %.1f ms %s", visit.method, visit.path[:200], visit.status, took, visit.request_id)
+
+    async def _answer(self, visit: Visit) -> None:
+        try:
+            await self._guarded(visit)
+        except Cancelled:
+            pass
+        except asyncio.CancelledError:
+            # The hub stops, and the time it gives to calls in flight is over.
+            if not visit.status:
+                await visit.fail(Unavailable("the hub is stopping; try again", retry_after=5))
+            raise
+        except SensoriumError as error:
+            if visit.status:
+                raise ConnectionAbortedError(error.code) from None
+            await visit.fail(error)
+        except Exception:
+            # The outermost line: whatever was not foreseen must not show the caller how we are built.
+            log.exception("call %s failed", visit.request_id)
+            if visit.status:
+                raise
+            await visit.fail(SensoriumError(f"the hub failed on this call; its log names it {visit.request_id}"))
+
+    async def _guarded(self, visit: Visit) -> None:
+        entry = self._find(visit)
+        if not entry.public:
+            visit.caller = self._auth(visit).name
+        await visit.attended(entry.handler(visit))
+
+    def _find(self, visit: Visit) -> Entry:
+        found = self._exact.get(visit.path, [])
+        if not found:
+            prefix = next((prefix for prefix, _ in self._below if visit.path.startswith(prefix)), None)
+            if prefix is not None:
+                visit.params = (visit.path[len(prefix) :],)
+            found = [entry for below, entry in self._below if below == prefix]
+        if not found:
+            raise NotFound(f"there is no {visit.path[:200]} here", hint="GET /v1/models lists the models; the docs list the routes")
+        method = "GET" if visit.method == "HEAD" else visit.method
+        for entry in found:
+            if entry.method == method:
+                return entry
+        allowed = [entry.method for entry in found]
+        raise MethodNotAllowed(f"{visit.method} is not for {visit.path[:200]}; use {' or '.join(allowed)}", allow=", ".join(allowed))
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,233 @@
+"""Composition root: builds the parts from the settings, lists all routes, starts and stops what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import logging.handlers
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from sensorium.api.auth import Auth
+from sensorium.api.health import HealthDoor
+from sensorium.api.nvidia import GenaiDoor
+from sensorium.api.openai import OpenAIDoor
+from sensorium.api.router import Entry, Handler, Router
+from sensorium.api.visit import Visit
+from sensorium.engines.supervisor import EngineProcess
+from sensorium.errors import NotConfigured, SettingsError, Unavailable
+from sensorium.exchange import Render
+from sensorium.overview import overview
+from sensorium.routing import shipped
+from sensorium.routing.call import Provider, Record, Route
+from sensorium.routing.catalog import Catalog
+from sensorium.routing.dispatch import Dispatch, Send
+from sensorium.routing.shipped import ShippedModel
+from sensorium.routing.upstream import Upstream
+from sensorium.settings import HostedModel, ProviderSettings, Settings
+from sensorium.wire import nvidia, openai
+
+MODELS = Path(__file__).parent / "models"
+NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
+LOG_FILE, LOG_BYTES = "hub.log", 8 * 1024 * 1024
+BACKLOG = 512
+TABLE_WAIT_S = 10.0
+log = logging.getLogger("sensorium.hub")
+
+
+def shipped_models(folder: Path = MODELS) -> dict[Path, ShippedModel]:
+    """The model folders of the package, each with what its side config declares."""
+    found = {}
+    for side in sorted(folder.glob("*/sensorium.json")):
+        declared = json.loads(side.read_text("utf-8"))
+        found[side.parent] = ShippedModel(f"sensorium/{side.parent.name}", declared["kind"], declared["scope"])
+    return found
+
+
+def catalog(settings: Settings, engine: EngineProcess | None) -> Catalog:
+    """Every route: the operator's providers in their order, then the shipped models and their stand-ins."""
+    hosted = [route for name, provider in settings.providers.items() for route in _hosted(name, provider, settings.keys.get(name))]
+    if engine is None:
+        return Catalog(hosted)
+    deadline = settings.local.deadline_s
+    local = Provider("local", f"{engine.base_url}/v1", lambda: engine.token, deadline, deadline, True, lambda: _failure(engine))
+    taken = {route.id for route in hosted}
+    return Catalog([*hosted, *shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)])
+
+
+def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]]) -> Router:
+    """All routes of the hub."""
+    chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
+    entries = [
+        Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
+        Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
+        Entry("POST", "/v1/images/generations", chat.images, openai.error),
+        Entry("GET", "/v1/models", chat.models, openai.error),
+        Entry("GET", "/v1/models/*", chat.model, openai.error),
+        Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),
+        Entry("POST", "/v1/audio/*", _not_configured("audio"), nvidia.error),
+        Entry("POST", "/v1/video/*", _not_configured("video"), nvidia.error),
+        Entry("GET", "/healthz", health.alive, openai.error, public=True),
+        Entry("GET", "/readyz", health.ready, openai.error, public=True),
+    ]
+    return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
+
+
+def render(path: str) -> Render:
+    """The dialect in which errors on `path` are written."""
+    return nvidia.error if path.startswith(NVIDIA_PATHS) else openai.error
+
+
+def record(done: Record) -> None:
+    """Where one finished call is written down: the log, until there is a store."""
+    log.info(
+        "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes",
+        *(done.call.id, done.call.caller, done.call.model, done.route.answers, done.route.provider.name, done.outcome, done.status),
+        *(1000 * done.first_byte_s, 1000 * done.total_s, done.bytes_out),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The parts that `run` needs to know."""
+
+    catalog: Catalog
+    router: Router
+
+
+def build(settings: Settings, engine: EngineProcess | None, send: Send) -> Hub:
+    """The hub over `send`, the transport to the models."""
+    routes = catalog(settings, engine)
+    dispatch = Dispatch(routes, send, record, time.monotonic)
+    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}))
+
+
+async def run(settings: Settings, say: Callable[[str], None]) -> bool:
+    """Serve until told to stop: the engine first, then the hub; at the end the other way round. True when Ctrl-C stopped it.
+
+    `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had.
+    """
+    listener = _listen(settings.server.host, settings.server.port)
+    _log_to(settings.data_dir)
+    engine = _engine(settings)
+    upstream = Upstream()
+    try:
+        hub = build(settings, engine, upstream.send)
+        server = _Server(_uvicorn(settings, hub.router))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        if engine is not None:
+            await engine.start()
+            with suppress(SettingsError, Unavailable):  # the table says which of the two it was
+                await engine.wait_ready(TABLE_WAIT_S)
+        say(overview(_address(listener), hub.catalog.routes, settings.token is not None, settings.data_dir / LOG_FILE))
+        await serving
+        return server.interrupted
+    finally:
+        await upstream.close()
+        if engine is not None:
+            await engine.stop()
+
+
+def serve(settings: Settings, say: Callable[[str], None]) -> None:
+    """Blocking twin of `run`, for the command line. Raises KeyboardInterrupt after a stop by Ctrl-C."""
+    if asyncio.run(run(settings, say)):
+        raise KeyboardInterrupt
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn raises a caught signal again once it has stopped, which would end this process before the engine is stopped."""
+
+    interrupted = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
+    except OSError as error:
+        reason = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise SettingsError([f"server.port: {host} port {port} cannot be listened on: {reason}; choose another with --port"]) from None
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _log_to(folder: Path) -> None:
+    """Calls go to a file of bounded size, warnings to the terminal as well. Neither ever holds prompts, pictures or keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    calls = logging.handlers.RotatingFileHandler(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, handlers=[calls, terminal], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _uvicorn(settings: Settings, app: Router) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(settings.server.grace_s)),
+    )
+
+
+def _engine(settings: Settings) -> EngineProcess | None:
+    folders = list(shipped_models())
+    if not settings.local.enabled or not folders:
+        return None
+    return EngineProcess(
+        "local",
+        folders,
+        allow_egress=settings.server.allow_egress,
+        queue=settings.local.queue,
+        deadline_s=settings.local.deadline_s,
+        environment=settings.child_environment,
+        log=settings.data_dir / "engine-local.log",
+    )
+
+
+def _failure(engine: EngineProcess) -> str | None:
+    return "; ".join(engine.problems) or "its engine cannot run" if engine.state == "failed" else None
+
+
+def _hosted(name: str, provider: ProviderSettings, key: str | None) -> Sequence[Route]:
+    upstream = Provider(name, provider.base_url, lambda: key, provider.timeout_s, provider.idle_s)
+    return [_hosted_route(model, upstream, provider.kind) for model in provider.models]
+
+
+def _hosted_route(model: HostedModel, provider: Provider, kind: str) -> Route:
+    seen = {"chat": {"text", "vision"} if model.vision else {"text"}}.get(model.modality, set())
+    return Route(model.id, model.modality, "genai" if kind == "genai" else "openai", frozenset(seen), provider, model.upstream or model.id)
+
+
+def _not_configured(modality: str) -> Handler:
+    async def refuse(visit: Visit) -> None:
+        raise NotConfigured(f"{modality} is not configured on this hub: set router.{modality} (URL + key)")
+
+    return refuse

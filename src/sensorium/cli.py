@@ -1,0 +1,174 @@
+"""The `sensorium` command: parse, call, print. `serve` runs the hub; the other commands are callers of one.
+
+Exit codes: 0 done, 1 the call failed, 2 the command line or the environment is wrong, 3 no hub answers, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sensorium import __version__, client
+from sensorium.errors import SensoriumError, SettingsError
+
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
+
+app = typer.Typer(
+    help="See and draw through one endpoint. The commands talk to the hub at MAC_HUB_URL, with MAC_API_TOKEN when it is set.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Port to listen on.  [default: 8789]", show_default=False)] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]", show_default=False)] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for what the hub keeps.", show_default=False)] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML settings file.", show_default=False)] = None,
+    allow_egress: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Private address that image URLs may reach (repeatable).", show_default=False),
+    ] = None,
+) -> None:
+    """Run the hub until Ctrl-C."""
+    with _outcome():
+        # Start-up cost: the hub and its web server take longer to import than every other command takes to run.
+        from sensorium import app as hub
+        from sensorium import settings as config
+
+        chosen = config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
+        hub.serve(chosen, lambda text: print(text, flush=True))
+
+
+@app.command()
+def see(
+    image: Annotated[str, typer.Argument(help="File, http(s) URL, or - for standard input.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What to ask.")] = "Describe this image.",
+    model: Annotated[str, typer.Option(help="Model to ask; * lets the hub choose.")] = "*",
+) -> None:
+    """Ask the vision model about a picture."""
+    with _outcome():
+        for piece in _hub().see(_image_url(image), question, model):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+
+
+@app.command()
+def draw(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .png, .jpg or .jpeg.", show_default=False)],
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same picture.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default when left out.", show_default=False)] = None,
+    model: Annotated[str, typer.Option(help="Model that draws.")] = "black-forest-labs/flux.1-schnell",
+) -> None:
+    """Draw a picture from a sentence."""
+    with _outcome():
+        media_type = SUFFIXES.get(output.suffix.lower())
+        if media_type is None:
+            _fail(f"{output} must end in {', '.join(SUFFIXES)}", USAGE)
+        if not output.parent.is_dir():
+            _fail(f"{output.parent} is not a folder", USAGE)
+        picture = _hub().draw(prompt, media_type, model, seed=seed, steps=steps)
+        output.write_bytes(picture.data)
+        if picture.ignored:
+            print(f"sensorium: not understood and left out: {picture.ignored}", file=sys.stderr)
+        print(f"{output}" + (f" (drawn by {picture.model})" if picture.model not in ("", model) else ""))
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the hub's list as it is.")] = False,
+) -> None:
+    """List what the hub serves."""
+    with _outcome():
+        entries = _hub().models()
+        print(json.dumps(entries, indent=2) if as_json else _table(entries))
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"sensorium {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="sensorium")
+
+
+@contextmanager
+def _outcome() -> Iterator[None]:
+    """Turn what may go wrong into one line on standard error and the exit code that the module's docstring promises."""
+    try:
+        yield
+    except SettingsError as error:
+        _fail("\nsensorium: ".join(error.problems), USAGE)
+    except client.HubUnreachable as error:
+        _fail(f"{error.message}; {error.hint}", UNREACHABLE)
+    except SensoriumError as error:
+        _fail(error.message, FAILED)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of our output is gone; keep the interpreter from failing again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", FAILED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"sensorium: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _hub() -> client.Hub:
+    url = os.environ.get("MAC_HUB_URL", "").strip() or client.DEFAULT_URL
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        _fail(f"MAC_HUB_URL is {url!r}; it must look like {client.DEFAULT_URL}", USAGE)
+    token = os.environ.get("MAC_API_TOKEN", "").strip()
+    if not token.isascii() or not token.isprintable():
+        _fail("MAC_API_TOKEN holds characters that no header can carry", USAGE)
+    return client.Hub(url, token)
+
+
+def _image_url(image: str) -> str:
+    if image.lower().startswith(("http://", "https://", "data:")):
+        return image
+    if image == "-":
+        return client.data_url(sys.stdin.buffer.read())
+    if not Path(image).is_file():
+        _fail(f"{image} is neither a file nor an http(s) URL", USAGE)
+    return client.data_url(Path(image).read_bytes())
+
+
+def _table(entries: list[dict[str, Any]]) -> str:
+    rows: list[tuple[str, ...]] = [("MODEL", "MODALITY", "CAN", "SCOPE", "ANSWERED BY")]
+    for entry in entries:
+        told = (entry.get(name) for name in ("id", "modality", "capabilities", "scope", "answered_by"))
+        rows.append(tuple(", ".join(map(str, cell)) if isinstance(cell, list) else str(cell or "") for cell in told))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Which addresses may be called on a caller's behalf (webhooks, pictures by URL).
+
+The policy is a pure function of an address; resolving a name is separate. Whoever connects must use an address that was checked here,
+not the name again, or the name may point elsewhere the second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from urllib.parse import urlsplit
+
+from sensorium.errors import AddressRefused
+
+PORTS = {"http": 80, "https": 443}
+LIST_IT = "the operator can permit it with --allow-egress HOST:PORT"
+_HOST = re.compile(r"(?!-)[a-z0-9._-]{1,253}")
+_GLOBAL_V6 = ipaddress.ip_network("2000::/3")
+# Tunnels that carry an IPv4 address, the deprecated relays to them, protocol assignments, documentation.
+_SPECIAL = tuple(ipaddress.ip_network(text) for text in ("2002::/16", "2001::/23", "3fff::/20", "192.88.99.0/24", "192.0.0.0/24"))
+_METADATA = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")))
+
+Address = IPv4Address | IPv6Address
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a URL leads. `host` is a lower-case ASCII name or an address without brackets; `url` is rebuilt from the checked parts."""
+
+    scheme: str
+    host: str
+    port: int
+    url: str
+
+
+def target(url: str) -> Target:
+    """Take a URL apart, without resolving anything.
+
+    Raises AddressRefused for another scheme than http and https, for credentials inside, and for what is no proper URL.
+    """
+    if any(ord(character) <= 32 or ord(character) == 127 or character == "\\" for character in url):
+        raise AddressRefused("a URL with blanks, control characters or backslashes is not called")
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+    except (ValueError, UnicodeError):
+        raise AddressRefused("not a proper URL") from None
+    if parts.scheme not in PORTS:
+        raise AddressRefused(f"only http and https URLs are called, not {parts.scheme[:20] or 'one without a scheme'}")
+    if parts.username is not None or parts.password is not None:
+        raise AddressRefused("a URL that carries a user name or password is not called")
+    shown = host if ":" not in host else f"[{host}]"
+    if not (_is_address(host) or _HOST.fullmatch(host)) or port == 0:
+        raise AddressRefused("not a proper URL: the host or port cannot be read")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    port = port or PORTS[parts.scheme]
+    return Target(parts.scheme, host, port, f"{parts.scheme}://{shown}:{port}{path}")
+
+
+def refusal(address: Address) -> str | None:
+    """Why this address may not be called, in a few words; None when it may. Only ordinary public unicast addresses may."""
+    if address in _METADATA:
+        return "a cloud metadata address"
+    if address.is_loopback or address.is_unspecified:
+        return "this machine itself"
+    if address.is_private or address.is_link_local or (isinstance(address, IPv6Address) and address.is_site_local):
+        return "an address of a private network"
+    special = any(address in network for network in _SPECIAL if network.version == address.version)
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
+        special = True
+    if special or address.is_multicast or address.is_reserved or not address.is_global:
+        return "not an ordinary public address"
+    return None
+
+
+async def check(host: str, port: int, allow: Collection[str], resolve: Resolve | None = None) -> list[str]:
+    """The addresses of `host` that may be connected to, never empty.
+
+    `allow` holds "host:port" entries that may be reached although private. One refused address among several refuses the name: it is
+    either a mistake or a trick. Raises AddressRefused, also when the name cannot be resolved.
+    """
+    found = [host] if _is_address(host) else await _resolved(host, port, resolve or by_system)
+    name = f"{host if ':' not in host else f'[{host}]'}:{port}"
+    if name.lower() in {entry.lower() for entry in allow}:
+        return found
+    for text in found:
+        reason = refusal(ipaddress.ip_address(text))
+        if reason is not None:
+            raise AddressRefused(f"{name} is not called: it is {reason}", hint=LIST_IT)
+    return found
+
+
+async def by_system(host: str, port: int) -> list[str]:
+    """The addresses that the operating system knows for a name. Raises OSError when there are none."""
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+
+
+async def _resolved(host: str, port: int, resolve: Resolve) -> list[str]:
+    try:
+        found = await resolve(host, port)
+    except (OSError, UnicodeError):
+        found = []
+    if not found or not all(_is_address(text) for text in found):
+        raise AddressRefused(f"{host} cannot be resolved to an address")
+    return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

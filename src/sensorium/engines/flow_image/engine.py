@@ -1,0 +1,189 @@
+"""The drawing engine: a prompt in, a picture out.
+
+A prompt is read with the world's grammar, gaps are filled from the seed, and the model only ever sees the canonical caption that results.
+The engine knows neither HTTP nor queues.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sensorium.engines import weights
+from sensorium.engines.flow_image import config as configuration
+from sensorium.engines.flow_image import noise, numpy_model, sampler, text, world
+from sensorium.engines.flow_image.config import FlowConfig
+from sensorium.engines.flow_image.numpy_model import Array, FluxTransformer
+from sensorium.engines.flow_image.text import CaptionTokenizer, TextEncoder
+from sensorium.errors import Unprocessable
+
+SEED_MAX = 2**32 - 1
+SIDE_MAX = 2048
+PROMPT_CAP = 10_000
+TRANSFORMER_FILE = "diffusion_pytorch_model"
+
+
+def never() -> bool:
+    """For callers that do not cancel."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One wish. `None` means the model's default; a width or height alone makes a square. `guidance` goes by `cfg_scale` on the wire."""
+
+    prompt: str
+    seed: int
+    steps: int | None = None
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A wish after its checks: nothing is left open. `ignored` was asked for and has no effect: words of the prompt, `cfg_scale`."""
+
+    caption: str
+    ignored: tuple[str, ...]
+    seed: int
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """An RGB picture, the seed and caption really drawn, and the words that were not understood."""
+
+    image: Image.Image
+    seed: int
+    caption: str
+    ignored: tuple[str, ...]
+
+
+class FlowImage:
+    """A loaded drawing model. Not safe for use from several threads at once; a lane serialises."""
+
+    def __init__(self, config: FlowConfig, transformer: FluxTransformer, encoder: TextEncoder, tokenizer: CaptionTokenizer) -> None:
+        self.config, self.name, self.scope = config, config.name, config.scope
+        self._transformer, self._encoder, self._tokenizer = transformer, encoder, tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> FlowImage:
+        """Read a model folder. Raises SettingsError that lists everything missing, unexpected or mis-shaped."""
+        config = configuration.load(folder)
+        tokenizer = CaptionTokenizer(folder / "tokenizer.json", config.text)
+        tensors = weights.load(folder, numpy_model.plan(config.transformer), stem=TRANSFORMER_FILE)
+        stem = config.text.weights.removesuffix(".safetensors")
+        stored = weights.open_tensors(folder, stem)
+        rows = stored.shape(text.EMBEDDING)[0] if text.EMBEDDING in stored else 0
+        words = weights.load(folder, text.plan(config.text, max(rows, tokenizer.size)), stem=stem)
+        transformer = FluxTransformer(config.transformer, tensors, config.text.slots, config.grid)
+        return cls(config, transformer, TextEncoder(config.text, words), tokenizer)
+
+    def check(self, wish: Draw) -> Resolved:
+        """Fill in defaults and refuse what cannot be drawn, without drawing. Raises Unprocessable that names parameter, value and range."""
+        if not isinstance(wish.prompt, str) or not wish.prompt.strip() or len(wish.prompt) > PROMPT_CAP:
+            raise Unprocessable(f"prompt must be a text of 1 to {PROMPT_CAP} characters", param="prompt")
+        seed = _integer("seed", wish.seed, 0, SEED_MAX)
+        steps = self.config.default_steps if wish.steps is None else _integer("steps", wish.steps, 1, self.config.max_steps)
+        native = self.config.size
+        given = (("width", wish.width), ("height", wish.height))
+        sides = [None if side is None else _integer(name, side, native, SIDE_MAX) for name, side in given]
+        width, height = sides[0] or sides[1] or native, sides[1] or sides[0] or native
+        guidance = self._guidance(wish.guidance)
+        caption, ignored = caption_of(wish.prompt, seed)
+        if self.config.guidance.kind == "none" and wish.guidance is not None:
+            ignored += ("cfg_scale",)
+        return Resolved(caption, ignored, seed, steps, guidance, width, height)
+
+    def draw(self, wish: Draw, cancelled: Callable[[], bool] = never) -> Drawing:
+        """Draw. Raises Unprocessable as `check` does, and Cancelled between two steps."""
+        resolved = self.check(wish)
+        ids = self._tokenizer.ids(resolved.caption)
+        schedule = sampler.times(resolved.steps, self.config.shift)
+        predict = self._predictor(ids, schedule[:-1], resolved.guidance)
+        start = noise.normal(resolved.seed, (self.config.grid**2, self.config.transformer.in_channels))
+        tokens = sampler.sample(predict, start, schedule, cancelled)
+        image = enlarged(self._picture(tokens), resolved.width, resolved.height)
+        return Drawing(image, resolved.seed, resolved.caption, resolved.ignored)
+
+    def _predictor(self, ids: Any, times: Any, guidance: float) -> Callable[[Array, int], Array]:
+        model, mixed = self._transformer, self.config.guidance.kind == "mixed" and guidance != 1.0
+        told = model.condition(*self._encoder.encode(ids), times, guidance)
+        if not mixed:
+            return lambda x, step: model.predict(x, told, step)
+        blank = model.condition(*self._encoder.encode(np.full_like(ids, self.config.text.pad_token_id)), times, guidance)
+
+        def blend(x: Array, step: int) -> Array:
+            blind = model.predict(x, blank, step)
+            return blind + np.float32(guidance) * (model.predict(x, told, step) - blind)
+
+        return blend
+
+    def _guidance(self, given: float | None) -> float:
+        rule = self.config.guidance
+        if given is None:
+            return rule.default
+        number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < math.inf
+        if number and rule.kind == "none":
+            return rule.default
+        if not number or not rule.low <= given <= rule.high:
+            raise Unprocessable(
+                f"cfg_scale is {given!r:.60}; {self.name} takes {rule.low:g} to {rule.high:g}, or 0 for its default {rule.default:g}",
+                param="cfg_scale",
+            )
+        return float(given)
+
+    def _picture(self, tokens: Array) -> Image.Image:
+        """Tokens [grid x grid, patch x patch x 3] in -1..1, inside a token row, column, channel -> RGB."""
+        grid, patch, size = self.config.grid, self.config.patch, self.config.size
+        pixels = tokens.reshape(grid, grid, patch, patch, 3).transpose(0, 2, 1, 3, 4).reshape(size, size, 3)
+        return Image.fromarray(np.rint((np.clip(pixels, -1, 1) + 1) * 127.5).astype(np.uint8))
+
+
+def caption_of(prompt: str, seed: int) -> tuple[str, tuple[str, ...]]:
+    """The canonical caption that a prompt becomes with this seed, and what of the prompt is not in it.
+
+    Raises Unprocessable when the prompt names no known shape, asks for a sign, or for what the world cannot hold.
+    """
+    parsed = world.parse(prompt)
+    if parsed.scene.kind == "sign":
+        raise Unprocessable(f"prompt: this model cannot draw signs or lettering; it knows {world.describe_world()}", param="prompt")
+    if not parsed.scene.kind:
+        raise Unprocessable(f"prompt names no shape that this model can draw; it knows {world.describe_world()}", param="prompt")
+    scene = world.complete(parsed, seed)
+    reason = world.problem(scene)
+    if reason is not None:
+        raise Unprocessable(f"prompt: {reason}", param="prompt")
+    pairs = zip(parsed.scene.things, scene.things, strict=True)
+    changed = tuple(asked.size for asked, drawn in pairs if asked.size is not None and asked.size != drawn.size)
+    return world.canonical(scene), tuple(dict.fromkeys((*parsed.unknown, *changed)))
+
+
+def enlarged(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale a square picture to the shorter side (Lanczos) and extend the longer one by repeating its border pixels."""
+    side = min(width, height)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    if width == height:
+        return image
+    across, down = width - side, height - side
+    padding = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(image), padding, mode="edge"))
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Unprocessable(f"{name} is {value!r:.60}; it must be an integer from {low} to {high}", param=name)
+    if not low <= value <= high:
+        raise Unprocessable(f"{name} is {value!r:.60}; it must be from {low} to {high}", param=name)
+    return value

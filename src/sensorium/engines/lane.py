@@ -1,0 +1,214 @@
+"""Serial access to one device: one thread, a bounded queue, a cancel flag and a deadline for each job.
+
+A job is a plain function that gets `cancelled`, a function to ask between two pieces of work. The lane knows neither models nor HTTP;
+`run` and `stream` are its asyncio side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable
+
+T = TypeVar("T")
+Cancelling = Callable[[], bool]
+_ITEM, _END, _ERROR = "item", "end", "error"
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """One job on its way: who waits for it, and whether anybody still does."""
+
+    job: Callable[[Cancelling], Iterator[Any]]
+    loop: asyncio.AbstractEventLoop
+    out: asyncio.Queue[tuple[str, Any]]
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, kind: str, value: Any = None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self.loop.call_soon_threadsafe(self.out.put_nowait, (kind, value))
+
+
+@dataclass(slots=True)
+class Counters:
+    """How many jobs are running (0 or 1) and how many calls wait or prepare theirs now, and how all earlier jobs ended."""
+
+    running: int = 0
+    waiting: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    refused: int = 0
+
+
+class Turn:
+    """An admitted call: it counts among those that wait, first while it prepares its job and then in the queue, until the job begins."""
+
+    def __init__(self, lane: Lane, deadline_s: float | None) -> None:
+        self._lane, self._deadline_s = lane, deadline_s
+        self.queued = False
+        self._limit = None if deadline_s is None else asyncio.get_running_loop().time() + deadline_s
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncGenerator[None, None]:
+        """Bounds what happens inside by the call's deadline. Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout_at(self._limit):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded(f"the call took longer than its deadline of {self._deadline_s:g} seconds") from None
+
+    async def stream(self, job: Callable[[Cancelling], Iterator[T]]) -> AsyncGenerator[T, None]:
+        """Queue the job, once for each turn, and pass its items on as they come. Use `aclosing`: closing it early tells the job."""
+        ticket = _Ticket(job, asyncio.get_running_loop(), asyncio.Queue())
+        self._lane._queue_up(ticket)
+        self.queued = True
+        try:
+            while True:
+                async with self.in_time():
+                    kind, value = await ticket.out.get()
+                if kind == _END:
+                    return
+                if kind == _ERROR:
+                    raise value
+                yield value
+        finally:
+            self._lane._abandon(ticket)
+
+
+class Lane:
+    """One device. Start it by using it; `close` when the process ends.
+
+    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
+    """
+
+    def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self.limit = name, limit
+        self.counters = Counters()
+        self._clock = clock
+        self._queue: deque[_Ticket] = deque()
+        self._preparing = 0
+        self._current: _Ticket | None = None
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._mean_s = 0.1
+
+    async def run(self, job: Callable[[Cancelling], T], deadline_s: float | None = None) -> T:
+        """Wait for the device, run `job` on it, return its result.
+
+        When the awaiting task is cancelled the job is told so, or never begins. Raises Busy, DeadlineExceeded, and what the job raises.
+        """
+
+        def once(cancelled: Cancelling) -> Iterator[T]:
+            yield job(cancelled)
+
+        # To the end of the stream, not to its only item: so the counters are right when the caller goes on.
+        async with aclosing(self.stream(once, deadline_s)) as stream:
+            (result,) = [item async for item in stream]
+        return result
+
+    async def stream(self, job: Callable[[Cancelling], Iterator[T]], deadline_s: float | None = None) -> AsyncGenerator[T, None]:
+        """As `run`, for a job that yields: each item is passed on as it comes. Use `aclosing`: closing the stream early tells the job."""
+        with self.admitted(deadline_s) as turn:
+            async with aclosing(turn.stream(job)) as items:
+                async for item in items:
+                    yield item
+
+    @contextmanager
+    def admitted(self, deadline_s: float | None = None) -> Iterator[Turn]:
+        """Take a place among those that wait, before the costly part of preparing a job. The deadline counts from here. Raises Busy."""
+        with self._change:
+            if self._closed:
+                raise Unavailable(f"the device {self.name} is shutting down")
+            if self.counters.waiting >= self.limit:
+                self.counters.refused += 1
+                wait = max(1.0, math.ceil(self._mean_s * (self.counters.waiting + self.counters.running)))
+                raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=wait)
+            self._preparing += 1
+            self._count_waiting()
+        turn = Turn(self, deadline_s)
+        try:
+            yield turn
+        finally:
+            with self._change:
+                if not turn.queued:
+                    self._preparing -= 1
+                    self._count_waiting()
+
+    def close(self) -> None:
+        """Abandon all jobs and end the thread; waits for the piece of work that is under way."""
+        with self._change:
+            self._closed = True
+            for ticket in (*self._queue, *([self._current] if self._current else [])):
+                ticket.abandoned.set()
+                ticket.send(_ERROR, Unavailable(f"the device {self.name} is shutting down"))
+            self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _queue_up(self, ticket: _Ticket) -> None:
+        """From preparing to waiting for the device."""
+        with self._change:
+            if self._closed:
+                raise Unavailable(f"the device {self.name} is shutting down")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
+                self._thread.start()
+            self._preparing -= 1
+            self._queue.append(ticket)
+            self._count_waiting()
+            self._change.notify()
+
+    def _abandon(self, ticket: _Ticket) -> None:
+        """The caller needs no more: tell a running job, take a waiting one out of the queue."""
+        with self._change:
+            ticket.abandoned.set()
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+                self._count_waiting()
+                self.counters.cancelled += 1
+
+    def _count_waiting(self) -> None:
+        self.counters.waiting = self._preparing + len(self._queue)
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while not self._queue and not self._closed:
+                    self._change.wait()
+                if self._closed:
+                    return
+                self._current = ticket = self._queue.popleft()
+                self._count_waiting()
+                self.counters.running = 1
+            begun = self._clock()
+            outcome, error = self._serve(ticket)
+            with self._change:
+                self._current, self.counters.running = None, 0
+                setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
+                self._mean_s += 0.2 * (self._clock() - begun - self._mean_s)
+            ticket.send(_END if error is None else _ERROR, error)
+
+    def _serve(self, ticket: _Ticket) -> tuple[str, BaseException | None]:
+        """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
+        stopped = ticket.abandoned.is_set
+        try:
+            items = ticket.job(stopped)
+            for item in items:
+                if stopped():
+                    return "cancelled", Cancelled("the caller went away")
+                ticket.send(_ITEM, item)
+        except Cancelled as error:
+            return "cancelled", error
+        except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
+            return "failed", error
+        return "finished", None

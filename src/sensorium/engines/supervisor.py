@@ -1,0 +1,243 @@
+"""Starts the engine process, watches it, and starts it again when it dies. The listening socket belongs to the supervisor,
+so a call that arrives while no engine lives waits for the next one instead of being refused.
+
+It knows no model and reads no environment of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import msgspec
+
+from sensorium.errors import SettingsError, Unavailable
+
+State = Literal["stopped", "starting", "ready", "restarting", "failed"]
+BACKLOG = 512
+UNUSABLE = 78
+STEADY_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+LOG_CAP = 4 * 1024 * 1024
+REPORT_CAP = 4 * 1024 * 1024
+# -P: a file in the folder where the hub was started must not pass for a module; PYTHONPATH still counts.
+COMMAND = ("-P", "-m", "sensorium.engines.server")
+THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# An engine needs to find Python, libraries and folders; it needs no tokens and no keys.
+_PLACES = ("PATH", "HOME", "USERPROFILE", "TMP", "TEMP", "TMPDIR", "SYSTEMROOT", "WINDIR", "COMSPEC", "PATHEXT", "APPDATA", "LOCALAPPDATA")
+_LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "PROGRAMDATA", "SSL_CERT_FILE", "SSL_CERT_DIR")
+PASSED = frozenset((*_PLACES, *_LIBRARIES, "LANG", "LANGUAGE", "TZ"))
+PASSED_PREFIXES = ("LC_", "PYTHON")
+log = logging.getLogger("sensorium.engines")
+
+
+class Report(msgspec.Struct):
+    """What an engine says on its standard output: ready, after so many seconds, or why it cannot be."""
+
+    event: Literal["ready", "failed"]
+    seconds: float = 0.0
+    problems: list[str] = []
+
+
+class EngineProcess:
+    """One engine. `base_url` and `token` are good from construction to `stop`, however often the process is replaced.
+
+    `folders` are model folders, `environment` what the child may inherit (filtered), `queue` the calls that may wait, `deadline_s`
+    what a call may take, `log` the file that the child's stderr is added to (None: this process's own stderr). `grace_s` is the time
+    between asking it to stop and killing it. `pause` waits between restarts, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folders: Sequence[Path],
+        *,
+        environment: Mapping[str, str],
+        allow_egress: Collection[str] = (),
+        queue: int = 32,
+        deadline_s: float | None = 120.0,
+        log: Path | None = None,
+        grace_s: float = 7.0,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.name, self.token = name, secrets.token_urlsafe(32)
+        self.state: State = "stopped"
+        self.restarts = 0
+        self.problems: list[str] = []
+        self._orders = {
+            "token": self.token,
+            "models": [str(folder) for folder in folders],
+            "allow_egress": sorted(allow_egress),
+            "queue": queue,
+            "deadline_s": deadline_s,
+        }
+        self._environment, self._log, self._grace_s, self._pause = passed_on(environment), log, grace_s, pause
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the engine, None while there is none."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start the process and keep it running; returns before it is ready."""
+        if self._keeper is None:
+            self.state = "starting"
+            self._keeper = asyncio.create_task(self._keep(), name=f"engine-{self.name}")
+
+    async def wait_ready(self, timeout_s: float = 30.0) -> None:
+        """Return once the engine is ready. Raises SettingsError when its models cannot be loaded, Unavailable after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
+        except TimeoutError:
+            raise Unavailable(f"the engine {self.name} is not ready after {timeout_s:g} seconds; it is {self.state}, see its log") from None
+        if self.state == "failed":
+            raise SettingsError(self.problems)
+
+    async def stop(self) -> None:
+        """Ask the process to end, kill it when it does not, and close the socket. Stopping twice is harmless."""
+        keeper, self._keeper = self._keeper, None
+        process = self._process
+        if keeper is not None:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+        await self._end(process)
+        self._socket.close()
+        self.state = "stopped"
+
+    async def __aenter__(self) -> EngineProcess:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def _keep(self) -> None:
+        """Start, watch, start again; the pauses grow while the engine keeps dying young."""
+        deaths = 0
+        while True:
+            born = time.monotonic()
+            try:
+                code = await self._live()
+            except OSError as error:
+                self.problems = [f"the engine cannot be started: {error.strerror}"]
+                code = UNUSABLE if isinstance(error, FileNotFoundError | PermissionError) else -1
+            except Exception:  # outermost: callers must not wait for a keeper that is gone
+                log.exception("engine %s cannot be watched", self.name)
+                self.problems = ["the engine sent a report that cannot be read; the log has the details"]
+                await self._end(self._process)
+                code = UNUSABLE
+            if code == UNUSABLE:
+                self._give_up()
+                return
+            self._settled.clear()
+            self.state = "restarting"
+            self.restarts += 1
+            deaths = 1 if time.monotonic() - born >= STEADY_S else deaths + 1
+            wait = pause_after(deaths)
+            log.warning("engine %s ended with code %s; starting it again in %.1f s", self.name, code, wait)
+            await self._pause(wait)
+
+    def _give_up(self) -> None:
+        """No engine will come: callers are refused from now on instead of being left waiting."""
+        self.problems = self.problems or ["its models cannot be used; its log says why"]
+        self.state = "failed"
+        self._socket.close()
+        self._settled.set()
+        log.error("engine %s cannot run: %s", self.name, "; ".join(self.problems))
+
+    async def _live(self) -> int:
+        """One process from birth to death; its exit code."""
+        with self._log_file() as log_file:
+            process = self._process = await self._spawn(log_file)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(ConnectionError):
+            process.stdin.write(json.dumps({**self._orders, "socket": self._handed_to(process.pid)}).encode() + b"\n")
+            await process.stdin.drain()
+        async for line in process.stdout:
+            self._hear(line)
+        return await process.wait()
+
+    async def _spawn(self, log_file: IO[bytes] | None) -> asyncio.subprocess.Process:
+        # A session of its own: Ctrl-C in a terminal reaches the hub alone, which then stops its engines in order.
+        apart: dict[str, Any] = {"start_new_session": True, "pass_fds": (self._socket.fileno(),)}
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, *COMMAND),
+            limit=REPORT_CAP,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=self._environment,
+            **apart,
+        )
+
+    def _handed_to(self, pid: int) -> int | str:
+        """The listening socket as the child can open it."""
+        if sys.platform == "win32":
+            return base64.b64encode(self._socket.share(pid)).decode()
+        return self._socket.fileno()
+
+    def _log_file(self) -> AbstractContextManager[IO[bytes] | None]:
+        if self._log is None:
+            return nullcontext()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        too_long = self._log.exists() and self._log.stat().st_size > LOG_CAP
+        return self._log.open("wb" if too_long else "ab")
+
+    def _hear(self, line: bytes) -> None:
+        """Take a report of the child."""
+        try:
+            report = msgspec.json.decode(line, type=Report)
+        except msgspec.DecodeError:
+            return
+        if report.event == "ready":
+            self.state = "ready"
+            self._settled.set()
+            log.info("engine %s is ready after %.2f s (process %s)", self.name, report.seconds, self.pid)
+        else:
+            self.problems = report.problems
+
+    async def _end(self, process: asyncio.subprocess.Process | None) -> None:
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(self._grace_s):
+                await process.wait()
+        except TimeoutError:
+            log.warning("engine %s did not stop within %.0f s and is killed", self.name, self._grace_s)
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that an engine gets: where to find things, no secrets, and one thread for numpy."""
+    kept = {name: text for name, text in environment.items() if name.upper() in PASSED or name.upper().startswith(PASSED_PREFIXES)}
+    return kept | THREADS
+
+
+def pause_after(deaths: int) -> float:
+    """Seconds to wait after so many deaths in a row: none after the first, then doubling up to a bound."""
+    return 0.0 if deaths <= 1 else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(deaths - 2, 20))

@@ -1,0 +1,212 @@
+"""Reads safetensors checkpoints: one file or shards with an index; every tensor comes out as float32.
+
+Knows the container format, the four number formats below and the int8 shipping format (`<name>` as I8 beside `<name>_scale`).
+It does not know any model: the caller brings the plan, a mapping from tensor name to shape derived from its own config.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.errors import SettingsError
+
+FloatArray = NDArray[np.float32]
+Plan = Mapping[str, tuple[int, ...]]
+
+SCALE = "_scale"
+ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1}
+STORED_AS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "I8": np.dtype("i1")}
+LISTED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where one tensor lies: its number format, shape and bytes (a view into the mapped file)."""
+
+    kind: str
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+    def decode(self) -> FloatArray:
+        """The values as float32 in memory of their own (the file may be replaced while the model runs), without a scale."""
+        raw = self.data.view(STORED_AS[self.kind]).reshape(self.shape)
+        if self.kind == "BF16":
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        values: FloatArray = np.array(raw, np.float32)
+        return values
+
+
+class Tensors(Mapping[str, FloatArray]):
+    """The tensors of a checkpoint by name, decoded when asked for, so that one float32 copy at a time is alive.
+
+    An I8 tensor is multiplied by its `<name>_scale`, one factor per row of the first axis; the scales themselves are not listed.
+    """
+
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self._stored = dict(stored)
+        self._scales = {name: name + SCALE for name, tensor in stored.items() if tensor.kind == "I8" and name + SCALE in stored}
+        self._listed = self._stored.keys() - self._scales.values()
+
+    def __getitem__(self, name: str) -> FloatArray:
+        tensor = self._stored[name]
+        values = tensor.decode()
+        if tensor.kind == "I8":
+            scale = self._stored[self._scales[name]].decode()
+            values = values * scale.reshape(-1, *[1] * (values.ndim - 1))
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._stored if name in self._listed)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._listed
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, read off the header."""
+        return self._stored[name].shape
+
+    def scale_problems(self) -> list[str]:
+        """One sentence for each I8 tensor whose scale is missing or has the wrong shape."""
+        problems = []
+        for name in self:
+            tensor = self._stored[name]
+            if tensor.kind != "I8":
+                continue
+            scale = self._stored.get(self._scales.get(name, ""))
+            if scale is None:
+                problems.append(f"{name} is int8 but {name}{SCALE} is missing")
+            elif scale.kind == "I8" or not tensor.shape or scale.shape != tensor.shape[:1]:
+                problems.append(f"{name}{SCALE} has shape {list(scale.shape)}, expected one factor for each row of {list(tensor.shape)}")
+        return problems
+
+
+def load(folder: Path, plan: Plan, *, stem: str = "model", foreign: Mapping[str, str] | None = None) -> Tensors:
+    """Open `<stem>.safetensors` (or the shards of `<stem>.safetensors.index.json`) in `folder` and hold it against `plan`.
+
+    `foreign` maps a name prefix to the kind of conversion that writes it; it is named as the cause where such names turn up.
+    Raises SettingsError, once, with everything that is missing, unexpected, mis-shaped or unreadable.
+    """
+    tensors = open_tensors(folder, stem)
+    problems = plan_problems(tensors, plan, foreign or {})
+    if problems:
+        raise SettingsError([f"{folder.name}: {problem}" for problem in problems])
+    return tensors
+
+
+def plan_problems(tensors: Tensors, plan: Plan, foreign: Mapping[str, str]) -> list[str]:
+    """Sentences on every difference between the checkpoint and the plan; empty when it fits."""
+    problems = []
+    for prefix, cause in foreign.items():
+        count = sum(name.startswith(prefix) for name in tensors)
+        if count:
+            problems.append(f"{count} tensors are named {prefix}*: {cause}")
+    unexpected = sorted(name for name in tensors if name not in plan)
+    missing = sorted(name for name in plan if name not in tensors)
+    problems += _listed("missing", missing) + _listed("unexpected", unexpected)
+    shapes = [
+        f"tensor {name} has shape {list(tensors.shape(name))}, the config asks for {list(shape)}"
+        for name, shape in plan.items()
+        if name in tensors and tensors.shape(name) != tuple(shape)
+    ]
+    return problems + _first(shapes) + _first(tensors.scale_problems())
+
+
+def _first(sentences: list[str]) -> list[str]:
+    """As `_listed`, of whole sentences."""
+    if len(sentences) > 4 * LISTED:
+        return [*sentences[:LISTED], f"{len(sentences) - LISTED} more tensors are like these"]
+    return sentences
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    """All names of one kind of trouble; a whole model's worth of them is counted after the first few."""
+    if len(names) > 4 * LISTED:
+        rest = len(names) - LISTED
+        return [f"{what} tensors: {', '.join(names[:LISTED])} and {rest} more"]
+    return [f"{what} tensor {name}" for name in names]
+
+
+def open_tensors(folder: Path, stem: str = "model") -> Tensors:
+    """The tensors of one checkpoint folder, whatever they are. Raises SettingsError when a file is absent or damaged."""
+    single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return Tensors(_read_file(single))
+    if not index.is_file():
+        raise SettingsError([f"{folder.name}: neither {single.name} nor {index.name} is there"])
+    stored: dict[str, Stored] = {}
+    problems: list[str] = []
+    for shard in _shards(index):
+        try:
+            stored |= _read_file(folder / shard)
+        except SettingsError as error:
+            problems += error.problems
+    if problems:
+        raise SettingsError(problems)
+    return Tensors(stored)
+
+
+def _shards(index: Path) -> list[str]:
+    """File names out of an index, in order of first use; only plain names, which cannot leave the folder."""
+    try:
+        names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError([f"{index.name} is not a safetensors index: it has no readable weight_map"]) from error
+    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if wrong:
+        raise SettingsError([f"{index.name} names {name!r}, which is not a file beside it" for name in wrong])
+    return names
+
+
+def _read_file(path: Path) -> dict[str, Stored]:
+    """Map one file and cut it into tensors along its header."""
+    if not path.is_file() or path.stat().st_size < 8:
+        raise SettingsError([f"{path.name} is absent or shorter than a safetensors header"])
+    mapped = np.memmap(path, np.uint8, "r")
+    length = int(mapped[:8].view("<u8")[0])
+    if length > len(mapped) - 8:
+        raise SettingsError([f"{path.name} is cut short: its header alone should take {length} bytes"])
+    try:
+        header = json.loads(mapped[8 : 8 + length].tobytes())
+    except ValueError as error:
+        raise SettingsError([f"{path.name} has a header that is not JSON"]) from error
+    if not isinstance(header, dict):
+        raise SettingsError([f"{path.name} has a header that is not a mapping"])
+    data = mapped[8 + length :]
+    header.pop("__metadata__", None)
+    problems = [problem for name, entry in header.items() if (problem := _entry_problem(path.name, name, entry, len(data)))]
+    if problems:
+        raise SettingsError(problems)
+    return {
+        name: Stored(entry["dtype"], tuple(entry["shape"]), np.asarray(data[slice(*entry["data_offsets"])]))
+        for name, entry in header.items()
+    }
+
+
+def _entry_problem(file: str, name: str, entry: object, size: int) -> str | None:
+    """What is wrong with one header entry, given the bytes that follow the header; None when nothing is."""
+    if not isinstance(entry, dict):
+        return f"{file}: the header entry of {name} is not a mapping"
+    kind, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if kind not in ITEM_SIZES:
+        return f"{file}: tensor {name} is stored as {kind}; readable are {', '.join(ITEM_SIZES)}"
+    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+        return f"{file}: tensor {name} has no usable shape"
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(end) is int and end >= 0 for end in offsets):
+        return f"{file}: tensor {name} has no usable data_offsets"
+    begin, end = offsets
+    if end > size:
+        return f"{file} is cut short: tensor {name} should end at byte {end} of {size}"
+    if end - begin != math.prod(shape) * ITEM_SIZES[kind]:
+        return f"{file}: tensor {name} takes {end - begin} bytes, its shape {shape} as {kind} needs {math.prod(shape) * ITEM_SIZES[kind]}"
+    return None

@@ -1,0 +1,119 @@
+"""The nouns of routing: a call that came in, the routes that could answer it, the reply, and the record of what happened.
+
+Nothing here does I/O; `Reply` only carries the stream that `upstream` opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sensorium.errors import UpstreamFailed
+from sensorium.wire.jsonbody import Members
+
+Dialect = Literal["openai", "genai"]
+Modality = Literal["chat", "embed", "image"]
+ANY_MODEL = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A base URL that answers calls. `key()` reveals its secret at call time; times are in seconds.
+
+    `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
+    `down()` gives the reason when it is known that calling is in vain, else None.
+    """
+
+    name: str
+    base_url: str
+    key: Callable[[], str | None]
+    timeout_s: float
+    idle_s: float
+    local: bool = False
+    down: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A model on a provider, called in `dialect`. `upstream` is the provider's name for it, `scope` what it knows about.
+
+    On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
+    """
+
+    id: str
+    modality: Modality
+    dialect: Dialect
+    capabilities: frozenset[str]
+    provider: Provider
+    upstream: str
+    scope: str = "general"
+    stand_in: bool = False
+
+    @property
+    def answers(self) -> str:
+        """The id of the model that really answers."""
+        return self.upstream if self.stand_in else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a caller wants: the model it named (or `*`), the operation, and the body's members as they came.
+
+    `dialects` are those in which the members can be sent on, `operation` is the path below an OpenAI base URL, `needs` are
+    the capabilities that the content asks for; `stream` says that the reply will be an event stream,
+    `caller` is the principal's name.
+    """
+
+    id: str
+    model: str
+    modality: Modality
+    dialects: tuple[Dialect, ...]
+    operation: str
+    members: Members
+    needs: frozenset[str] = frozenset()
+    stream: bool = False
+    caller: str = ""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer whose body is still arriving. Iterate `chunks` to the end or not, then `close` in any case.
+
+    Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+    close: Callable[[], Awaitable[None]]
+    route: Route
+
+    async def whole(self, cap: int = 64 * 1024 * 1024) -> bytes:
+        """The body to its end, at most `cap` bytes; closes the reply. Raises UpstreamFailed when it is longer."""
+        try:
+            parts, size = [], 0
+            async for chunk in self.chunks:
+                size += len(chunk)
+                if size > cap:
+                    raise UpstreamFailed(f"{self.route.provider.name} answered more than {cap} bytes")
+                parts.append(chunk)
+            return b"".join(parts)
+        finally:
+            await self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One finished call: who answered, how it ended, seconds to the first byte and in total, bytes sent on.
+
+    `outcome` is answered, refused (an error status), failed (broke off) or client_closed.
+    """
+
+    call: Call
+    route: Route
+    status: int
+    outcome: str
+    first_byte_s: float
+    total_s: float
+    bytes_out: int

@@ -1,0 +1,49 @@
+"""Who may answer a call, in order. Pure: call and catalogue in, routes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sensorium.errors import InvalidModel, NotConfigured
+from sensorium.routing.call import ANY_MODEL, Call, Route
+from sensorium.routing.catalog import Catalog
+
+DOORS = {"chat": "POST /v1/chat/completions", "embed": "POST /v1/embeddings", "image": "POST /v1/images/generations or /v1/genai/<model>"}
+
+
+def plan(call: Call, catalog: Catalog) -> tuple[Route, ...]:
+    """The routes for `call`, best first, never empty.
+
+    `*` takes every route of the call's modality that can do what the call contains, but no stand-in: nobody asked for the
+    well-known id. A concrete name takes only its own routes.
+    Raises NotConfigured when nobody serves the modality, UnknownModel for a name that is not served, InvalidModel when the
+    model belongs to another door or cannot do what the call contains.
+    """
+    if call.model == ANY_MODEL:
+        named: Sequence[Route] = [route for route in catalog.routes if route.modality == call.modality and not route.stand_in]
+        if not named:
+            raise NotConfigured(
+                f"no {call.modality} model is configured on this hub",
+                hint=f"add a provider with a model of modality {call.modality} to the settings",
+            )
+    else:
+        named = catalog.named(call.model)
+    return _able(call, [route for route in named if _serves(call, route)])
+
+
+def _serves(call: Call, route: Route) -> bool:
+    if route.modality != call.modality:
+        raise InvalidModel(f"{route.id} is not a {call.modality} model; call it through {DOORS[route.modality]}", param="model")
+    return route.dialect in call.dialects
+
+
+def _able(call: Call, routes: list[Route]) -> tuple[Route, ...]:
+    if not routes:
+        raise InvalidModel(f"{call.model} cannot be called in this dialect; use {DOORS[call.modality]}", param="model")
+    able = tuple(route for route in routes if call.needs <= route.capabilities)
+    if not able:
+        missing = " and ".join(sorted(call.needs))
+        have = "; ".join(f"{route.id}: {', '.join(sorted(route.capabilities))}" for route in routes[:4])
+        hint = "send a picture with the question" if call.needs == {"text"} else "name a model that can, or configure one"
+        raise InvalidModel(f"no model for this call: it needs {missing} input, and there is only {have}", param="model", hint=hint)
+    return able

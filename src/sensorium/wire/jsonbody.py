@@ -1,0 +1,66 @@
+"""A JSON object whose members stay as the bytes that came in, so that relaying changes nothing but what it means to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sensorium.errors import BadRequest, Unprocessable
+
+Members = dict[str, msgspec.Raw]
+
+_members = msgspec.json.Decoder(Members)
+
+
+def members(body: bytes) -> Members:
+    """Split a JSON object into its top-level members, each still encoded.
+
+    Raises BadRequest when the body is empty, is not JSON, or is JSON but not an object.
+    """
+    if not body.strip():
+        raise BadRequest("the body is empty; send a JSON object")
+    try:
+        return _members.decode(body)
+    except msgspec.ValidationError:
+        raise BadRequest("the body is JSON but not an object; send {...}") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+
+
+def value(found: Members, name: str) -> Any:
+    """The decoded member, or None when it is missing. Raises BadRequest when it is not valid JSON inside."""
+    raw = found.get(name)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{name}: not valid JSON: {error}", param=name) from None
+
+
+def text(found: Members, name: str) -> str | None:
+    """The member as a string, or None when missing or null. Raises Unprocessable when it is something else."""
+    got = value(found, name)
+    if got is not None and not isinstance(got, str):
+        raise Unprocessable(f"{name} must be a string, not {kind(got)}", param=name)
+    return got
+
+
+def flag(found: Members, name: str) -> bool:
+    """The member as a boolean; missing and null are false. Raises Unprocessable when it is something else."""
+    got = value(found, name)
+    if got is not None and not isinstance(got, bool):
+        raise Unprocessable(f"{name} must be true or false, not {kind(got)}", param=name)
+    return bool(got)
+
+
+def encode(found: Members, **changes: Any) -> bytes:
+    """The object again, with `changes` set or replaced; every other member is byte for byte what came in."""
+    return msgspec.json.encode({**found, **changes})
+
+
+def kind(got: Any) -> str:
+    """What JSON calls this value, for messages."""
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array", dict: "an object"}
+    return names.get(type(got), "null")

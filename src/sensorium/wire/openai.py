@@ -1,0 +1,74 @@
+"""The OpenAI dialect: error bodies, the model list, and what a chat call contains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from sensorium.errors import BadRequest, InvalidModel, SensoriumError, Unprocessable
+from sensorium.wire import jsonbody
+from sensorium.wire.jsonbody import Members
+
+MODEL_NAME_CAP = 200
+
+
+def error_object(err: SensoriumError, request_id: str) -> dict[str, Any]:
+    """The `error` member that every /v1 route carries (hub contract B2.7)."""
+    return {
+        "message": err.message,
+        "type": err.kind,
+        "code": err.code,
+        "param": err.param,
+        "request_id": request_id,
+        "hint": err.hint,
+    }
+
+
+def error(err: SensoriumError, request_id: str) -> bytes:
+    """The whole error body in OpenAI's shape."""
+    return msgspec.json.encode({"error": error_object(err, request_id)})
+
+
+def model_name(found: Members) -> str:
+    """The model asked for; missing, null or blank means `*`, the hub's choice.
+
+    Raises Unprocessable when it is not a string, InvalidModel for names that no model can have.
+    """
+    return checked_name(jsonbody.text(found, "model") or "*")
+
+
+def checked_name(name: str) -> str:
+    """The name stripped, or InvalidModel: it may hold letters, digits and `. _ - : / @ +`, and no `..`."""
+    name = name.strip() or "*"
+    plain = all(c.isascii() and (c.isalnum() or c in "._-:/@+") for c in name)
+    if name != "*" and (not plain or ".." in name or "//" in name or len(name) > MODEL_NAME_CAP):
+        raise InvalidModel(f"{name[:80]!r} is not a model name; ask GET /v1/models for the names served here", param="model")
+    return name
+
+
+def chat_needs(found: Members) -> frozenset[str]:
+    """`{"vision"}` when any message holds an image part, else `{"text"}`.
+
+    Raises BadRequest without a `messages` member, Unprocessable when it is not a non-empty array of objects.
+    """
+    if "messages" not in found:
+        raise BadRequest("messages is missing; send a non-empty array of messages", param="messages")
+    messages = jsonbody.value(found, "messages")
+    if not isinstance(messages, list) or not messages:
+        raise Unprocessable("messages must be a non-empty array", param="messages")
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise Unprocessable(f"messages[{place}] must be an object, not {jsonbody.kind(message)}", param=f"messages[{place}]")
+    return frozenset({"vision"} if any(_has_image(message.get("content")) for message in messages) else {"text"})
+
+
+def _has_image(content: Any) -> bool:
+    parts = content if isinstance(content, list) else ()
+    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
+
+
+def model_list(entries: Iterable[dict[str, Any]]) -> bytes:
+    """The body of GET /v1/models."""
+    return msgspec.json.encode({"object": "list", "data": list(entries)})

@@ -1,0 +1,97 @@
+"""A hub in this process, served on loopback, in front of a test provider."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+from sensorium import app
+from sensorium.routing.call import Record
+from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.upstream import Upstream
+from sensorium.settings import Settings
+from tests.serving import serving
+
+MODELS = ("good", "slow", "cut", "odd", "refuse-401", "refuse-503")
+DRAWS = ("org/good", "org/odd", "org/filtered", "org/refuse-422", "black-forest-labs/flux.1-dev")
+
+
+class Hub:
+    """Calls a hub at `base` with the standard library's client; `records` fills as calls end."""
+
+    def __init__(self, base: str, records: list[Record]) -> None:
+        self.address = base.removeprefix("http://")
+        self.records = records
+        self._open: list[HTTPConnection] = []
+
+    def open(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+        connection = HTTPConnection(self.address, timeout=10)
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        self._open.append(connection)
+        connection.request(method, path, raw, dict(headers or {}))
+        return connection.getresponse()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.pop().close()
+
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[HTTPResponse, bytes]:
+        reply = self.open(method, path, body, headers)
+        raw = reply.read()
+        self._open.pop().close()
+        return reply, raw
+
+    def json(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        reply, raw = self.call(method, path, body, headers)
+        return reply.status, json.loads(raw)
+
+
+class LazyUpstream:
+    """An Upstream that is opened inside the server's own event loop."""
+
+    def __init__(self) -> None:
+        self._upstream: Upstream | None = None
+
+    async def send(self, call: Any, route: Any) -> Any:
+        self._upstream = self._upstream or Upstream()
+        return await self._upstream.send(call, route)
+
+    async def close(self) -> None:
+        if self._upstream is not None:
+            await self._upstream.close()
+
+
+def settings(provider: str, **server: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "server": server,
+            "providers": {
+                "talk": {"kind": "openai", "base_url": f"{provider}/v1", "models": [{"id": id, "vision": True} for id in MODELS]},
+                "paint": {"kind": "genai", "base_url": f"{provider}/v1/genai", "models": [{"id": id, "modality": "image"} for id in DRAWS]},
+            },
+        }
+    )
+
+
+@contextmanager
+def running(provider: str, token: str | None = None, **server: Any) -> Iterator[Hub]:
+    records: list[Record] = []
+    upstream = LazyUpstream()
+    configured = settings(provider, **server).model_copy(update={"token": token})
+    dispatch = Dispatch(app.catalog(configured, None), upstream.send, records.append, lambda: 0.0)
+    router = app.router(configured, dispatch, dict)
+
+    async def closing(scope: Any, receive: Any, send: Any) -> None:
+        await router(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await upstream.close()
+
+    with serving(closing) as base:
+        hub = Hub(base, records)
+        try:
+            yield hub
+        finally:
+            hub.close()

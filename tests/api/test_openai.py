@@ -1,0 +1,145 @@
+"""The OpenAI door in front of a provider: relayed bytes, live streams, errors in its dialect."""
+
+from __future__ import annotations
+
+import json
+import time
+from http.client import HTTPConnection
+
+import pytest
+
+from tests.api.hubs import Hub
+from tests.upstream_program import PNG, Provider
+
+CHAT = "/v1/chat/completions"
+HELLO = {"model": "good", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_a_reply_comes_back_byte_for_byte_and_says_who_answered(hub: Hub, provider: Provider) -> None:
+    reply, raw = hub.call("POST", CHAT, HELLO, {"x-request-id": "mine-1"})
+    assert raw == b'{"model": "good", "choices": [{"message": {"role": "assistant", "content": "ok"}}]}'
+    assert (reply.getheader("x-sensorium-source"), reply.getheader("x-sensorium-model")) == ("talk", "good")
+    assert reply.getheader("x-request-id") == "mine-1"
+    assert provider.seen[-1][1]["x-request-id"] == "mine-1"
+
+
+def test_star_never_appears_upstream(hub: Hub, provider: Provider) -> None:
+    hub.call("POST", CHAT, {**HELLO, "model": "*"})
+    assert json.loads(provider.seen[-1][2])["model"] == "good"
+
+
+def test_what_the_caller_sent_is_what_the_model_gets(hub: Hub, provider: Provider) -> None:
+    hub.call("POST", CHAT, b'{"messages":[{"role":"user","content":"\xc3\xa4"}],"max_tokens":300,"temperature":1e-1,"model":"good"}')
+    assert provider.seen[-1][2] == b'{"messages":[{"role":"user","content":"\xc3\xa4"}],"max_tokens":300,"temperature":1e-1,"model":"good"}'
+
+
+def test_frames_are_not_held_back(hub: Hub, provider: Provider) -> None:
+    stream = hub.open("POST", CHAT, {**HELLO, "model": "slow", "stream": True})
+    for number in range(3):
+        provider.step.release()
+        assert stream.readline() == b'data: {"n": %d}\n' % number
+        assert stream.readline() == b"\n"
+    assert stream.read() == b"data: [DONE]\n\n"
+
+
+def test_a_caller_who_leaves_closes_the_upstream_call(hub: Hub, provider: Provider) -> None:
+    provider.closed.clear()
+    stream = hub.open("POST", CHAT, {**HELLO, "model": "slow", "stream": True})
+    provider.step.release()
+    stream.readline()
+    stream.close()
+    hub.close()
+    assert provider.closed.wait(5)
+    deadline = time.monotonic() + 5
+    while "client_closed" not in [record.outcome for record in hub.records[-1:]] and time.monotonic() < deadline:
+        pass
+    assert hub.records[-1].outcome == "client_closed"
+
+
+def test_a_stream_that_breaks_ends_with_an_error_event(hub: Hub) -> None:
+    _, raw = hub.call("POST", CHAT, {**HELLO, "model": "cut", "stream": True})
+    first, last = raw.strip().split(b"\n\n")
+    assert first == b'data: {"n": 0}'
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_failed"
+
+
+@pytest.mark.parametrize("status", [401, 503])
+def test_an_upstreams_error_passes_through_under_its_own_name(hub: Hub, status: int) -> None:
+    reply, raw = hub.call("POST", CHAT, {**HELLO, "model": f"refuse-{status}"})
+    assert (reply.status, reply.getheader("x-sensorium-source"), reply.getheader("retry-after")) == (status, "talk", "7")
+    assert json.loads(raw)["error"]["message"] == "refused on purpose"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"not json", 400, "invalid_request"),
+        (b"[]", 400, "invalid_request"),
+        (b"", 400, "invalid_request"),
+        ({"model": "good"}, 400, "invalid_request"),
+        ({"model": "good", "messages": []}, 422, "invalid_parameter"),
+        ({"model": "good", "messages": [1]}, 422, "invalid_parameter"),
+        ({"model": "nope", "messages": [{}]}, 404, "model_not_found"),
+        ({"model": "../x", "messages": [{}]}, 400, "invalid_model"),
+        ({"model": 3, "messages": [{}]}, 422, "invalid_parameter"),
+        ({"model": "good", "messages": [{}], "stream": "yes"}, 422, "invalid_parameter"),
+        (b'{"a": "' + b"x" * 5000 + b'"}', 413, "body_too_large"),
+    ],
+)
+def test_bad_calls_get_one_clear_error(hub: Hub, body: object, status: int, code: str) -> None:
+    got, reply = hub.json("POST", CHAT, body)
+    assert (got, reply["error"]["code"]) == (status, code)
+    assert reply["error"]["message"] and reply["error"]["request_id"]
+
+
+def test_a_long_body_of_unknown_length_is_refused_too(hub: Hub) -> None:
+    chunked = HTTPConnection(hub.address, timeout=10)
+    chunked.request("POST", CHAT, iter([b"x" * 1000] * 9), {"content-type": "application/json"}, encode_chunked=True)
+    assert chunked.getresponse().status == 413
+    chunked.close()
+
+
+def test_pictures_are_translated_to_genai(hub: Hub, provider: Provider) -> None:
+    before = len(provider.seen)
+    reply, raw = hub.call("POST", "/v1/images/generations", {"model": "org/good", "prompt": "x", "n": 2, "size": "64x32"})
+    assert [item["b64_json"] for item in json.loads(raw)["data"]] == [PNG, PNG]
+    assert reply.getheader("x-sensorium-model") == "org/good"
+    seeds = [json.loads(body)["seed"] for _, _, body in provider.seen[before:]]
+    assert seeds[1] == seeds[0] + 1
+
+
+def test_a_reply_without_a_picture_is_an_error(hub: Hub) -> None:
+    assert hub.json("POST", "/v1/images/generations", {"model": "org/odd", "prompt": "x"})[0] == 502
+
+
+def test_the_models_rules_hold_at_this_door_too(hub: Hub) -> None:
+    status, reply = hub.json("POST", "/v1/images/generations", {"model": "black-forest-labs/flux.1-dev", "prompt": "x", "steps": 4})
+    assert (status, reply["error"]["param"]) == (422, "steps")
+
+
+def test_a_filtered_picture_is_an_error_here(hub: Hub) -> None:
+    status, reply = hub.json("POST", "/v1/images/generations", {"model": "org/filtered", "prompt": "x"})
+    assert (status, reply["error"]["code"]) == (422, "content_policy_violation")
+
+
+def test_a_genai_error_leaves_in_openais_shape(hub: Hub) -> None:
+    reply, raw = hub.call("POST", "/v1/images/generations", {"model": "org/refuse-422", "prompt": "x"})
+    assert (reply.status, reply.getheader("x-sensorium-source"), reply.getheader("retry-after")) == (422, "paint", "7")
+    assert json.loads(raw)["error"]["message"] == "refused on purpose"
+
+
+def test_what_has_no_meaning_here_is_told(hub: Hub) -> None:
+    reply, _ = hub.call("POST", "/v1/images/generations", {"model": "org/good", "prompt": "x", "quality": "high", "user": "me"})
+    assert reply.getheader("x-sensorium-changed") == "quality dropped"
+
+
+def test_models_are_listed_and_found_one_by_one(hub: Hub) -> None:
+    _, listed = hub.json("GET", "/v1/models")
+    assert listed["data"][0]["id"] == "good"
+    assert hub.json("GET", "/v1/models/org/good")[1]["modality"] == "image"
+    assert hub.json("GET", "/v1/models/org/none")[0] == 404
+
+
+def test_a_modality_without_a_model_names_the_setting(hub: Hub) -> None:
+    status, reply = hub.json("POST", "/v1/embeddings", {"input": "x"})
+    assert (status, reply["error"]["code"]) == (404, "not_configured")

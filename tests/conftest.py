@@ -1,0 +1,29 @@
+"""What several tests share: a real hub, and the plain statement of what was not run and why."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.hub_process import running_hub
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("untimed")
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+collect_ignore = [] if HAS_TORCH else ["oracles", "training"]
+
+
+def pytest_report_header() -> str | None:
+    """Said at the top of every run that leaves the torch tests out because torch is missing."""
+    return None if HAS_TORCH else "not run: tests/oracles and tests/training, they need torch, which `make oracles` installs"
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a hub that serves the shipped models, without a token and without a settings file."""
+    with running_hub(tmp_path_factory.mktemp("hub")) as url:
+        yield url

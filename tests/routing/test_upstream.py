@@ -1,0 +1,103 @@
+"""What really goes over the wire to a provider, and what its failures become."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+
+import pytest
+
+from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+from sensorium.routing.call import Call, Reply, Route
+from sensorium.routing.upstream import Upstream
+from sensorium.wire import jsonbody
+from tests.routing.hosted import call, chat, image, provider
+from tests.serving import serving
+from tests.upstream_program import Provider
+
+SCHNELL = "black-forest-labs/flux.1-schnell"
+
+
+def sent(call: Call, route: Route) -> tuple[Reply, bytes]:
+    async def main() -> tuple[Reply, bytes]:
+        upstream = Upstream()
+        try:
+            reply = await upstream.send(call, route)
+            try:
+                return reply, b"".join([chunk async for chunk in reply.chunks])
+            finally:
+                await reply.close()
+        finally:
+            await upstream.close()
+
+    return asyncio.run(main())
+
+
+def test_the_model_is_renamed_and_the_key_added() -> None:
+    program = Provider()
+    with serving(program) as base:
+        _, body = sent(call(), chat("good", provider(f"{base}/v1", key="secret"), upstream="their/name"))
+    path, headers, got = program.seen[0]
+    assert (path, headers["authorization"]) == ("/v1/chat/completions", "Bearer secret")
+    assert got == b'{"messages":[1, 2.50],"model":"their/name"}'
+    assert json.loads(body)["model"] == "their/name"
+
+
+def test_response_headers_are_kept_by_an_allow_list() -> None:
+    with serving(Provider()) as base:
+        reply, _ = sent(call(), chat("good", provider(base)))
+    assert reply.headers["retry-after"] == "7"
+    assert reply.headers["x-upstream-request-id"] == "theirs"
+    assert "set-cookie" not in reply.headers
+
+
+def test_genai_goes_to_the_models_own_path_without_a_model_member() -> None:
+    program = Provider()
+    asked = call(model=SCHNELL, modality="image", dialects=("genai",), members=jsonbody.members(b'{"prompt":"x"}'))
+    with serving(program) as base:
+        sent(asked, image(SCHNELL, provider(f"{base}/v1/genai")))
+        sent(asked, image(SCHNELL, provider(f"{base}/v1", local=True), "sensorium/flow", stand_in=True))
+    assert [path for path, _, _ in program.seen] == [f"/v1/genai/{SCHNELL}", "/v1/genai/sensorium/flow"]
+    assert [json.loads(body) for _, _, body in program.seen] == [
+        {"prompt": "x"},
+        {"prompt": "x", "width": 1024, "height": 1024, "steps": 4, "cfg_scale": 0},
+    ]
+
+
+def test_a_reply_that_is_cut_off() -> None:
+    with serving(Provider()) as base, pytest.raises(UpstreamFailed, match="middle of its reply"):
+        sent(call(stream=True, members=jsonbody.members(b'{"stream":true}')), chat("cut", provider(base)))
+
+
+def test_a_connection_that_closes_before_the_reply() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hang_up = threading.Thread(target=lambda: server.accept()[0].close())
+        hang_up.start()
+        with pytest.raises(UpstreamFailed, match="before answering"):
+            sent(call(), chat("good", provider(f"http://127.0.0.1:{server.getsockname()[1]}")))
+        hang_up.join()
+
+
+def test_nobody_at_the_address() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(Unavailable, match="hosted cannot be reached"):
+            sent(call(), chat("good", provider(f"http://127.0.0.1:{taken.getsockname()[1]}")))
+
+
+def test_a_provider_that_never_answers() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        at = provider(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        quick = type(at)(at.name, at.base_url, at.key, timeout_s=0.05, idle_s=0.05)
+        with pytest.raises(DeadlineExceeded, match="did not answer in time"):
+            sent(call(), chat("good", quick))
+
+
+def test_redirects_are_passed_on_not_followed() -> None:
+    with serving(Provider()) as base:
+        reply, _ = sent(call(), chat("refuse-302", provider(base)))
+    assert reply.status == 302

@@ -1,0 +1,148 @@
+"""The whole hub as a process: it survives its engine, finishes what is in flight, and leaves no engine behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from sensorium import app
+from sensorium.engines.supervisor import EngineProcess
+from sensorium.routing.call import Call, Record
+from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.upstream import Upstream
+from sensorium.settings import load
+from sensorium.wire import jsonbody
+from tests.hub_process import free_port, hub_command, hub_environment, running_hub, start_hub
+
+FLUX_DEV = "black-forest-labs/flux.1-dev"
+DEV = f"/v1/genai/{FLUX_DEV}"
+
+
+def post(url: str, path: str, body: Any) -> dict[str, Any]:
+    call = urllib.request.Request(url + path, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(call, timeout=60) as reply:
+        answer: dict[str, Any] = json.load(reply)
+        return answer
+
+
+def drawn(url: str, steps: int = 5) -> bytes:
+    body = {"prompt": "a red cube on a white table", "steps": steps, "seed": 3}
+    return base64.b64decode(post(url, DEV, body)["artifacts"][0]["base64"])
+
+
+def engine_pids(data_dir: Path) -> list[int]:
+    return [int(pid) for pid in re.findall(r"is ready after .* \(process (\d+)\)", (data_dir / "hub.log").read_text("utf-8"))]
+
+
+def eventually(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < give_up, "it did not happen in time"
+        threading.Event().wait(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    with running_hub(tmp_path) as url:
+        yield url, tmp_path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_killed_engine_is_replaced_and_the_next_call_is_answered(own: tuple[str, Path]) -> None:
+    url, data_dir = own
+    before = drawn(url)
+    (pid,) = engine_pids(data_dir)
+    os.kill(pid, signal.SIGKILL)
+    assert drawn(url) == before
+    assert len(engine_pids(data_dir)) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_call_that_loses_its_engine_is_answered_by_the_next(tmp_path: Path) -> None:
+    settings = load(None, os.environ, data_dir=tmp_path)
+    records: list[Record] = []
+
+    async def running(engine: EngineProcess) -> int:
+        key = {"authorization": f"Bearer {engine.token}"}
+        async with aiohttp.ClientSession() as session, session.get(f"{engine.base_url}/v1/lane", headers=key) as reply:
+            return int((await reply.json())["running"])
+
+    async def main() -> bytes:
+        upstream = Upstream()
+        async with EngineProcess("local", list(app.shipped_models()), environment=dict(os.environ)) as engine:
+            await engine.wait_ready()
+            dispatch = Dispatch(app.catalog(settings, engine), upstream.send, records.append, time.monotonic)
+            members = jsonbody.members(b'{"prompt": "a red cube on a white table", "steps": 100, "seed": 3}')
+            asking = asyncio.ensure_future(dispatch(Call("r1", FLUX_DEV, "image", ("genai",), FLUX_DEV, members)))
+            while not await running(engine):
+                assert not asking.done()
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            body = await (await asking).whole()
+            assert engine.restarts == 1
+        await upstream.close()
+        return body
+
+    picture = base64.b64decode(json.loads(asyncio.run(main()))["artifacts"][0]["base64"])
+    assert Image.open(io.BytesIO(picture)).size == (1024, 1024)
+    assert [record.outcome for record in records] == ["answered"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stopping_hub_finishes_what_is_in_flight(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    port = free_port()
+    body = json.dumps({"prompt": "a red cube on a white table", "steps": 20, "seed": 3}).encode()
+    head = f"POST {DEV} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
+    with start_hub(tmp_path, port) as process, socket.create_connection(("127.0.0.1", port), timeout=60) as caller:
+        caller.sendall(head.encode())
+        assert b"100 Continue" in caller.recv(4096)  # the handler is running: it asked for the body
+        caller.sendall(body)
+        process.send_signal(sent)
+        answer = b"".join(iter(lambda: caller.recv(65536), b""))
+        assert process.wait(30) == code
+        assert not alive(engine_pids(tmp_path)[-1])
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["artifacts"][0]["finishReason"] == "SUCCESS"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_killed_hub_leaves_no_engine_behind(tmp_path: Path) -> None:
+    with start_hub(tmp_path, free_port()) as process:
+        pid = engine_pids(tmp_path)[-1]
+        process.kill()
+        process.wait()
+        eventually(lambda: not alive(pid))
+
+
+def test_a_taken_port_is_told_in_one_line(hub: str, tmp_path: Path) -> None:
+    command = hub_command(tmp_path, int(hub.rsplit(":", 1)[1]))
+    done = subprocess.run(command, env=hub_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "another program listens there; choose another with --port" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,68 @@
+"""The README and the pages under docs/ do what they say: their `sh` and `python` blocks are run against a real hub.
+
+Convention: a block fenced as `sh` or `python` runs as it stands, in the order of its page, in one folder per page. A block
+fenced as `console` is a transcript and is only shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.hub_process import ROOT, hub_environment
+
+FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNNABLE = [page for page in PAGES if FENCE.search(page.read_text("utf-8"))]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+def test_the_blocks_of_a_page_run(page: Path, hub: str, tmp_path: Path) -> None:
+    shell = shutil.which("sh")
+    assert shell is not None
+    path = os.pathsep.join([sysconfig.get_path("scripts"), _command_folder(tmp_path), os.environ["PATH"]])
+    env = hub_environment(MAC_HUB_URL=hub, HOME=str(tmp_path), PATH=path)
+    for block in FENCE.finditer(page.read_text("utf-8")):
+        language, code = block.groups()
+        command = [shell, "-eu", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+        result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert result.returncode == 0, f"{name(page)}:\n{code}\n{result.stdout}{result.stderr}"
+
+
+def _command_folder(folder: Path) -> str:
+    """A folder that holds `sensorium`, for a package that is on the path but not installed."""
+    command = folder / "bin" / "sensorium"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sensorium.cli "$@"\n', "utf-8")
+    command.chmod(0o755)
+    return str(command.parent)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{name(page)} links to {target}"
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    listed = {(ROOT / "docs" / target).resolve() for target in LINK.findall((ROOT / "docs" / "index.md").read_text("utf-8"))}
+    assert {page.resolve() for page in (ROOT / "docs").glob("*.md")} - listed == {(ROOT / "docs" / "index.md").resolve()}
+
+
+def test_the_readme_names_every_command() -> None:
+    readme, page = (ROOT / "README.md").read_text("utf-8"), (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for command in ("serve", "see", "draw", "models"):
+        assert f"sensorium {command}" in readme
+        assert f"sensorium {command}" in page

@@ -1,0 +1,1 @@
+"""Training of the two small models that ship with Sensorium. Needs torch; never imported by the product."""
