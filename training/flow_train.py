@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from sensorium.engines import weights
 from training.flow_data import Batch, Captions, batch, words
 from training.flow_model import FlowConfig, FlowModel, is_modulation
 from training.flow_run import BUCKETS, CHECKPOINT, STAGES, Clock, Keeper, Plan, averaged, configured, read_checkpoint
@@ -127,6 +128,13 @@ def teacher_model(config: FlowConfig, tensors: dict[str, Tensor] | None) -> Flow
     return model.eval().requires_grad_(False)
 
 
+def shipped(folder: Path) -> dict[str, Tensor]:
+    """The weights of a model folder by training name."""
+    files = {"transformer": "diffusion_pytorch_model.safetensors", "text_encoder": "text_encoder.safetensors"}
+    parts = {prefix: weights.open_tensors(folder, file) for prefix, file in files.items()}
+    return {f"{prefix}.{name}": torch.from_numpy(value) for prefix, part in parts.items() for name, value in part.items()}
+
+
 def run(plan: Plan, config: FlowConfig) -> dict[str, Any]:
     """Train until the budget is spent, then return the last line of the log."""
     out = Path(plan.out)
@@ -141,6 +149,8 @@ def run(plan: Plan, config: FlowConfig) -> dict[str, Any]:
     model = FlowModel(config)
     if teacher is not None:
         model.load_state_dict(teacher, strict=False)
+    elif plan.start is not None:
+        model.load_state_dict(shipped(Path(plan.start)))
     state, clock, elapsed = FlatState(model, uses_muon, plan.processes), Clock(plan.processes, plan.micros), 0.0
     if (out / CHECKPOINT).is_file():
         saved = read_checkpoint(out / CHECKPOINT)

@@ -6,11 +6,24 @@ It does not know pixels or tokens. A yes/no question draws its answer first, the
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sensorium.engines.flow_image.world import COLOURS, NUMBERS, PLURALS, POSITION_PHRASES, POSITIONS, SHAPES, Scene, Thing, article
+from sensorium.engines.flow_image.world import (
+    COLOURS,
+    NUMBERS,
+    PLURALS,
+    POSITION_PHRASES,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    SURFACES,
+    Scene,
+    Thing,
+    article,
+)
 from training.scenes import Layout
 from training.wordings import NONSENSE, OPENERS, WORDINGS
 
@@ -104,6 +117,30 @@ def ask(rng: random.Random, scene: Scene | Layout, boost: float = 1.0, kind: str
         return Asked(kind, nonsense(rng), describe(scene))
     question, answer = _BUILDERS[kind](rng, scene)
     return Asked(kind, dress(rng, question), answer)
+
+
+def probe(rng: random.Random, scene: Scene | Layout) -> tuple[str, bool]:
+    """One or two words, and whether they are true of the scene: half of them are.
+
+    A yes/no question is one bit and hangs on several steps of thought; this is its first step alone, dozens to a picture.
+    """
+    scene = scene.scene if isinstance(scene, Layout) else scene
+    true, thing = rng.random() < 0.5, rng.choice(scene.things)
+    kinds = {"single": ("size", "place"), "count": ("number",), "pair": ("size",), "sign": ("letter", "letter", "letter")}[scene.kind]
+    kind = rng.choice(("colour", "surface", *kinds, *(() if scene.kind == "sign" else ("shape", "shape", "both", "both"))))
+    if kind == "both":
+        return f"{thing.colour} {thing.shape}" if true else " ".join(_absent(rng, scene, thing)), true
+    told: dict[str, tuple[tuple[str, ...], tuple[str | None, ...]]] = {
+        "colour": (tuple(COLOURS), tuple(t.colour for t in scene.things)),
+        "shape": (SHAPES, tuple(t.shape for t in scene.things)),
+        "size": (SIZES, tuple(t.size for t in scene.things)),
+        "surface": (SURFACES, (scene.surface,)),
+        "place": (POSITIONS, (thing.position,)),
+        "number": (NUMBERS[2:], (NUMBERS[scene.count or 2],)),
+        "letter": (tuple(string.ascii_uppercase + string.digits), tuple(scene.text or "")),
+    }
+    options, present = told[kind]
+    return (rng.choice(present) or "") if true else _other(rng, options, *present), true
 
 
 def dress(rng: random.Random, question: str) -> str:
@@ -228,22 +265,26 @@ def _other(rng: random.Random, options: tuple[str, ...], *taken: str | None) -> 
     return rng.choice([option for option in options if option not in taken])
 
 
+def _absent(rng: random.Random, scene: Scene, thing: Thing) -> tuple[str, str]:
+    """A colour and a shape that no object has together; one of them is `thing`'s, or each is of another object."""
+    first, second = scene.things[0], scene.things[-1]
+    if scene.kind == "pair" and first.colour != second.colour and first.shape != second.shape and rng.random() < 0.4:
+        return rng.choice(((first.colour or "", second.shape or ""), (second.colour or "", first.shape or "")))
+    if rng.random() < 0.5:
+        return _other(rng, tuple(COLOURS), *(t.colour for t in scene.things if t.shape == thing.shape)), thing.shape or ""
+    return thing.colour or "", _other(rng, SHAPES, *(t.shape for t in scene.things if t.colour == thing.colour))
+
+
 def _exists(rng: random.Random, scene: Scene) -> tuple[str, str]:
     answer = rng.random() < 0.5
     thing = rng.choice(scene.things)
     colour, shape = thing.colour or "", thing.shape or ""
     bare = shape != "sign" and rng.random() < 0.3  # only a shape, or only a colour
-    if not answer:
+    if not answer and bare:
         shapes, colours = [t.shape for t in scene.things], [t.colour for t in scene.things]
-        first, second = scene.things[0], scene.things[-1]
-        if bare:
-            colour, shape = _other(rng, tuple(COLOURS), *colours), _other(rng, SHAPES, *shapes)
-        elif scene.kind == "pair" and first.colour != second.colour and first.shape != second.shape and rng.random() < 0.4:
-            colour, shape = rng.choice(((first.colour or "", second.shape or ""), (second.colour or "", first.shape or "")))
-        elif rng.random() < 0.5:
-            colour = _other(rng, tuple(COLOURS), *(t.colour for t in scene.things if t.shape == shape))
-        else:
-            shape = _other(rng, SHAPES, *(t.shape for t in scene.things if t.colour == colour))
+        colour, shape = _other(rng, tuple(COLOURS), *colours), _other(rng, SHAPES, *shapes)
+    elif not answer:
+        colour, shape = _absent(rng, scene, thing)
     what = f"{colour} {shape}"
     if bare:
         what = shape if rng.random() < 0.5 else f"{colour} object"

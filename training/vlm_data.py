@@ -30,6 +30,8 @@ UNK: Final = SPECIAL["<unk>"]
 BLOCKS: Final = (4, 8, 16, 32, 64)
 BLOCK_WEIGHTS: Final = (0.12, 0.2, 0.23, 0.4, 0.05)
 NO_TARGET: Final = -100
+FIRST_PROBE: Final = 1000  # probes are groups of their own, beyond every question's
+PROBE_WEIGHT: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,16 @@ class _Sequence:
 class Packer:
     """Builds batches from one random source.
 
-    `noise`: share of questions that also get noisy blocks; `signs`: share of pictures that are signs, beyond the sampler's own.
+    `noise`: share of questions that also get noisy blocks; `signs`: share of pictures that are signs, beyond the sampler's own;
+    `probes`: at most so many probes to a sequence.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, rng: random.Random, length: int, grid: int, merge: int, noise: float = 0.5, signs: float = 0.0
-    ) -> None:
-        self.tokenizer, self.rng, self.length, self.grid, self.noise, self.signs = tokenizer, rng, length, grid, noise, signs
+        self, tokenizer: Tokenizer, rng: random.Random, length: int, grid: int, merge: int, noise: float = 0.5, signs: float = 0.0,
+        probes: int = 0,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.rng, self.length, self.grid = tokenizer, rng, length, grid
+        self.noise, self.signs, self.probes = noise, signs, probes
         tokens = grid // merge
         row = [PAD] * tokens + [SPECIAL["<|image_break|>"]]
         self.image = [SPECIAL["<|image_start|>"], *(row * tokens)[:-1], SPECIAL["<|image_end|>"]]
@@ -137,6 +142,8 @@ class Packer:
         head, first = self._start(scene, boost)
         for position, token in enumerate(head):
             sequence.add(token, position, 0)
+        for number in range(rng.randint(0, self.probes)):
+            self._probe(sequence, scene, len(head), FIRST_PROBE + number)
         for tries in range(12):
             one = first if tries == 0 and first is not None else questions.ask(rng, scene, boost)
             prompt = self._prompt(scene, first, one, tries == 0, boost)
@@ -152,6 +159,15 @@ class Packer:
             if noisy:
                 self._noisy(sequence, len(head) + len(prompt), answer, length, len(asked))
         return sequence, asked
+
+    def _probe(self, sequence: _Sequence, scene: Scene, start: int, group: int) -> None:
+        """A word or two right after the image, and Yes or No as what comes next."""
+        text, true = questions.probe(self.rng, scene)
+        ids = self.encode(text)
+        for i, token in enumerate(ids[:-1]):
+            sequence.add(token, start + i, group)
+        verdict = self.encode("Yes" if true else "No")[0]
+        sequence.add(ids[-1], start + len(ids) - 1, group, target=verdict, weight=PROBE_WEIGHT)
 
     def _start(self, scene: Scene, boost: float) -> tuple[list[int], questions.Asked | None]:
         """The shared start, and the question it already holds when the text comes before the image."""

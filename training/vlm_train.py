@@ -29,7 +29,7 @@ from training import tokenizer
 from training.dense import DenseHead
 from training.grow import grow
 from training.optim import FlatOptimiser, schedule
-from training.vlm_data import Batch, Packer
+from training.vlm_data import FIRST_PROBE, Batch, Packer
 from training.vlm_model import CONFIG, VisionLanguageModel
 
 ADAM_ONLY = ("embed_tokens", "diffusion_head", "dense.")
@@ -38,6 +38,7 @@ EVALUATION_SEED = 77
 CHECKPOINT = "vlm.pt"
 LOG = "log.jsonl"
 SMOKE_STEPS = 14
+EARLY = 0.4  # share of the run in which what is hard to begin, yes and no above all, is asked more
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
 
@@ -59,6 +60,7 @@ class Options:
     noise: float
     boost: float
     signs: float
+    probes: int
     seed: int
     smoke: bool
     restart_schedule: bool
@@ -102,7 +104,10 @@ def _losses(trainee: Trainee, batch: Batch, dense_weight: float, question_weight
     size = batch.weights[use]
     causal, diffusion, asking = (each[part].sum() / size[part].sum().clamp_min(1e-6) for part in (~noisy & ~question, noisy, question))
     _, shape, _, _, letter = accuracy.tolist()
+    probes = batch.group[use] >= FIRST_PROBE
+    right = (logits[probes].argmax(-1) == targets[probes]).float().mean()
     parts = {"ar": causal.item(), "diffusion": diffusion.item(), "question": asking.item(), "dense": dense.item()}
+    parts |= {"probe": right.item()} if probes.any() else {}
     return causal + diffusion + question_weight * asking + dense_weight * dense, {**parts, "shape": shape, "letter": letter}
 
 
@@ -148,7 +153,7 @@ class Run:
         elif options.start is not None:
             self.take(options.start)
         fresh = FIRST_TRAINING_SEED + options.seed * 1_000_003 + self.optimiser.count * 17 + rank * 500_009
-        self.packer = self.make_packer(fresh, options.noise, options.signs)
+        self.packer = self.make_packer(fresh, options.noise, options.signs, options.probes)
 
     def take(self, folder: Path) -> None:
         """Begin with the weights of a model folder, as it ships. The throw-away head and the optimiser begin afresh."""
@@ -156,9 +161,9 @@ class Run:
         self.optimiser.ema.copy_(self.optimiser.flat)
         self.say({"started from": folder.name})
 
-    def make_packer(self, seed: int, noise: float = 0.0, signs: float = 0.0) -> Packer:
+    def make_packer(self, seed: int, noise: float = 0.0, signs: float = 0.0, probes: int = 0) -> Packer:
         """A source of batches with its own random numbers."""
-        return Packer(self.words, random.Random(seed), self.options.length, self.grid, self.merge, noise, signs)
+        return Packer(self.words, random.Random(seed), self.options.length, self.grid, self.merge, noise, signs, probes)
 
     def say(self, line: dict[str, Any]) -> None:
         """One line of the log."""
@@ -213,7 +218,9 @@ class Run:
         return {"dense": loss.item(), "colour": colour, "shape": shape, "size": extent, "surface": surface, "letter": letter}
 
     def joint_step(self, fraction: float) -> dict[str, float]:
-        batch = self.packer.batch(self.options.batch, boost=self.options.boost if fraction < 1 / 3 else 1.0)
+        early = fraction < EARLY
+        self.packer.probes = self.options.probes if early else self.options.probes // 4
+        batch = self.packer.batch(self.options.batch, boost=self.options.boost if early else 1.0)
         loss, parts = losses(self.trainee, batch, self.options.dense_weight, self.options.question_weight)
         torch.autograd.backward(loss)
         self.pictures += self.options.batch * self.options.processes
@@ -271,8 +278,9 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--dense-weight", type=float, default=0.1, help="weight of the labels per patch beside the questions")
     parser.add_argument("--question-weight", type=float, default=0.2, help="weight of predicting the question's own words")
     parser.add_argument("--noise", type=float, default=0.5, help="share of questions that also get noisy blocks")
-    parser.add_argument("--boost", type=float, default=3.0, help="weight of yes/no and shape questions in the first third")
+    parser.add_argument("--boost", type=float, default=3.0, help="weight of yes/no and shape questions early in the run")
     parser.add_argument("--signs", type=float, default=0.0, help="share of pictures that are signs, beyond the sampler's own")
+    parser.add_argument("--probes", type=int, default=0, help="at most so many words per picture that are true of it or not; a quarter of it later in the run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model in a folder of its own, then stop")
     parser.add_argument("--start", type=Path, help="a model folder to begin with, when --out holds no checkpoint yet")
