@@ -15,12 +15,13 @@ FRAME_END = b"\n\n"
 
 
 class Visit(Exchange):
-    """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path,
+    """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path, `query` is what follows its `?`,
     `caller` is the name of the principal, `max_body` is in bytes."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, render: Render, max_body: int) -> None:
         super().__init__(scope, receive, send)
         self.params: tuple[str, ...] = ()
+        self.query: bytes = scope.get("query_string", b"")
         self.caller = ""
         self._render = render
         self._max_body = max_body
