@@ -140,7 +140,6 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(scripted: Any,
     ],
 )
 def test_the_type_of_a_picture_is_read_off_its_bytes(start: bytes, media_type: str | None) -> None:
-    assert client.sniff(start) == media_type
     head, _, payload = client.data_url(start).partition(",")
     assert head == f"data:{media_type or 'application/octet-stream'};base64"
     assert base64.b64decode(payload) == start

@@ -31,7 +31,8 @@ from sensorium.overview import overview
 from sensorium.routing import shipped
 from sensorium.routing.call import Provider, Record, Route
 from sensorium.routing.catalog import Catalog
-from sensorium.routing.dispatch import Dispatch, Send
+from sensorium.routing.dispatch import Dispatch, Parts, Send
+from sensorium.routing.health import Health
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import HostedModel, ProviderSettings, Settings
@@ -90,10 +91,12 @@ def render(path: str) -> Render:
 
 def record(done: Record) -> None:
     """Where one finished call is written down: the log, until there is a store."""
+    answered = (done.route.answers, done.route.provider.name) if done.route else ("nothing", "nobody")
     log.info(
-        "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes",
-        *(done.call.id, done.call.caller, done.call.model, done.route.answers, done.route.provider.name, done.outcome, done.status),
+        "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes%s",
+        *(done.call.id, done.call.caller, done.call.model, *answered, done.outcome, done.status),
         *(1000 * done.first_byte_s, 1000 * done.total_s, done.bytes_out),
+        "".join(f"; {attempt}" for attempt in done.attempts),
     )
 
 
@@ -108,7 +111,7 @@ class Hub:
 def build(settings: Settings, engine: EngineProcess | None, send: Send) -> Hub:
     """The hub over `send`, the transport to the models."""
     routes = catalog(settings, engine)
-    dispatch = Dispatch(routes, send, record, time.monotonic)
+    dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic))
     return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}))
 
 

@@ -17,18 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorium.errors import SensoriumError
-from sensorium.wire import dataurl, sse
+from sensorium.wire import dataurl, picture, sse
 
 DEFAULT_URL = "http://127.0.0.1:8789"
 _PATIENCE = 300.0  # seconds without a byte; a drawing on a busy machine sends none until it is done
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\0", "image/tiff"),
-    (b"MM\0*", "image/tiff"),
-)
 
 
 class CallFailed(SensoriumError):
@@ -98,7 +90,7 @@ class Hub:
         path = "/v1/genai/" + urllib.parse.quote(model, safe="/:@")
         with self._call(path, {"Accept": media_type}, body) as reply:
             data, said = reply.read(), reply.headers
-        found = sniff(data)
+        found = picture.media_type(data)
         if found != media_type:
             raise CallFailed(f"the hub was asked for {media_type} and sent {found or 'something that is no picture'}")
         return Picture(data, media_type, said.get("x-sensorium-model", ""), said.get("x-sensorium-ignored", ""))
@@ -131,16 +123,9 @@ class Hub:
         )
 
 
-def data_url(picture: bytes) -> str:
+def data_url(data: bytes) -> str:
     """The picture as a data: URL whose media type is read off its bytes; unknown bytes are left for the hub to judge."""
-    return dataurl.build(sniff(picture) or "application/octet-stream", picture)
-
-
-def sniff(picture: bytes) -> str | None:
-    """The media type by magic bytes, or None."""
-    if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
-        return "image/webp"
-    return next((media_type for magic, media_type in _MAGIC if picture.startswith(magic)), None)
+    return dataurl.build(picture.media_type(data) or "application/octet-stream", data)
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:

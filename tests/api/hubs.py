@@ -10,13 +10,41 @@ from typing import Any
 
 from sensorium import app
 from sensorium.routing.call import Record
-from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.dispatch import Dispatch, Parts
+from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import Settings
 from tests.serving import serving
 
 MODELS = ("good", "slow", "cut", "odd", "refuse-401", "refuse-503")
-DRAWS = ("org/good", "org/odd", "org/filtered", "org/refuse-422", "black-forest-labs/flux.1-dev")
+SD3, SDXL = "stabilityai/stable-diffusion-3-medium", "stabilityai/stable-diffusion-xl"
+DRAWS = ("org/good", "org/odd", "org/filtered", "org/refuse-422", "black-forest-labs/flux.1-dev", SD3, SDXL)
+
+
+class Scripted:
+    """A provider that answers every call with `body` in two pieces, or breaks off between them.
+
+    `asked` holds (query string, body) of each call.
+    """
+
+    def __init__(self) -> None:
+        self.body, self.media, self.breaks_off = b"{}", b"application/json", False
+        self.asked: list[tuple[bytes, bytes]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        asked, more = b"", True
+        while more:
+            message = await receive()
+            asked, more = asked + message["body"], message["more_body"]
+        self.asked.append((scope["query_string"], asked))
+        length = (b"content-length", str(len(self.body)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", self.media), length]})
+        await send({"type": "http.response.body", "body": self.body[:20], "more_body": True})
+        if self.breaks_off:
+            raise ConnectionAbortedError("broken off on purpose")
+        await send({"type": "http.response.body", "body": self.body[20:]})
 
 
 class Hub:
@@ -64,12 +92,14 @@ class LazyUpstream:
             await self._upstream.close()
 
 
-def settings(provider: str, **server: Any) -> Settings:
+def settings(provider: str, full: bool = False, **server: Any) -> Settings:
+    talk = [{"id": id, "vision": True} for id in MODELS]
+    more = [{"id": "good-picture", "modality": "image"}, {"id": "good-vector", "modality": "embed"}] if full else []
     return Settings.model_validate(
         {
             "server": server,
             "providers": {
-                "talk": {"kind": "openai", "base_url": f"{provider}/v1", "models": [{"id": id, "vision": True} for id in MODELS]},
+                "talk": {"kind": "openai", "base_url": f"{provider}/v1", "models": [*talk, *more]},
                 "paint": {"kind": "genai", "base_url": f"{provider}/v1/genai", "models": [{"id": id, "modality": "image"} for id in DRAWS]},
             },
         }
@@ -77,11 +107,12 @@ def settings(provider: str, **server: Any) -> Settings:
 
 
 @contextmanager
-def running(provider: str, token: str | None = None, **server: Any) -> Iterator[Hub]:
+def running(provider: str, token: str | None = None, full: bool = False, **server: Any) -> Iterator[Hub]:
+    """A hub in front of `provider`, in `full` with one model more for pictures and one for embeddings in OpenAI's dialect."""
     records: list[Record] = []
     upstream = LazyUpstream()
-    configured = settings(provider, **server).model_copy(update={"token": token})
-    dispatch = Dispatch(app.catalog(configured, None), upstream.send, records.append, lambda: 0.0)
+    configured = settings(provider, full, **server).model_copy(update={"token": token})
+    dispatch = Dispatch(app.catalog(configured, None), Parts(upstream.send, records.append, Health(lambda: 0.0), lambda: 0.0))
     router = app.router(configured, dispatch, dict)
 
     async def closing(scope: Any, receive: Any, send: Any) -> None:

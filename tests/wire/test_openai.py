@@ -1,10 +1,12 @@
-"""What a chat call needs, and which names can be a model's."""
+"""What a chat call needs, which names can be a model's, and what of a query string goes on."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sensorium.errors import BadRequest, InvalidModel, SensoriumError, Unprocessable
 from sensorium.wire import jsonbody, openai
@@ -69,3 +71,31 @@ def test_the_error_body_has_the_contract_members() -> None:
             "hint": "do",
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("raw", "kept", "dropped"),
+    [
+        (b"", "", ()),
+        (b"api-version=2026-01-01&beta=true", "api-version=2026-01-01&beta=true", ()),
+        (b"a=1&&b&c=%26+%2B", "a=1&&b&c=%26+%2B", ()),
+        (b"max_tokens=5&tokens=2", "max_tokens=5&tokens=2", ()),
+        (b"a=1&key=s&b=2", "a=1&b=2", ("key",)),
+        (b"api_key=s", "", ("api_key",)),
+        (b"API-Key=s&apikey=s", "", ("API-Key", "apikey")),
+        (b"token=s&access_token=s&X-Amz-Security-Token=s", "", ("token", "access_token", "X-Amz-Security-Token")),
+        (b"client_secret=s&password=s&sig=s&X-Amz-Signature=s", "", ("client_secret", "password", "sig", "X-Amz-Signature")),
+        (b"api%5Fk%65y=s&key[]=s&key", "", ("api_key", "key[]", "key")),
+        (b"a=1;key=s", "", ("key",)),
+        (b'a=\xc3\xa4&b=#x&c="<>', "a=%C3%A4&b=%23x&c=%22%3C%3E", ()),
+    ],
+)
+def test_a_query_string_goes_on_without_credentials(raw: bytes, kept: str, dropped: tuple[str, ...]) -> None:
+    assert openai.query(raw) == (kept, dropped)
+
+
+@given(st.binary())
+def test_any_query_string_leaves_as_plain_printable_text(raw: bytes) -> None:
+    kept, _ = openai.query(raw)
+    assert kept.isascii() and (kept.isprintable() or not kept)
+    assert "#" not in kept and " " not in kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -14,9 +13,10 @@ from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, UpstreamFailed
 from sensorium.routing.call import Call, Reply
 from sensorium.routing.dispatch import Dispatch
-from sensorium.wire import jsonbody, nvidia, openai, picture
+from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, picture
 
-ARTIFACT_TYPE = "x-sensorium-artifact-type"
+ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
+LOOKED_AT = 16 * 1024 * 1024
 
 
 class GenaiDoor:
@@ -35,46 +35,50 @@ class GenaiDoor:
             raise InvalidModel("name the model in the path: /v1/genai/<org>/<model>", param="model")
         routes = self._dispatch.catalog.named(model)
         found = jsonbody.members(await visit.whole_body())
-        nvidia.check(model, found)
+        nvidia_models.check(model, found)
         accept = visit.header("accept").split(";")[0].strip().lower()
         if accept == "image/png" and routes[0].provider.local:
             found = {"output_format": msgspec.Raw(b'"png"')} | found  # drawn here: no need to go through a lossy JPEG
         reply = await self._dispatch(Call(visit.request_id, model, "image", ("genai",), model, found, caller=visit.caller))
-        if accept in picture.FORMATS and reply.status == 200:
+        if reply.status != 200:
+            await visit.relay(reply)
+        elif accept in picture.FORMATS:
             await _answer_picture(visit, reply, accept)
         else:
-            await _relay_typed(visit, reply)
+            await _relay_described(visit, reply)
 
 
 async def _answer_picture(visit: Visit, reply: Reply, media: str) -> None:
-    text = nvidia.artifact(await reply.whole())
+    provider = reply.route.provider.name
     try:
-        raw = base64.b64decode(text or "", validate=True)
-    except binascii.Error:
-        raw = b""
-    if not raw:
-        raise UpstreamFailed(f"{reply.route.provider.name} answered without a picture")
+        raw = base64.b64decode(nvidia.drawn(await reply.whole(), provider), validate=True)
+    except ValueError:
+        raise UpstreamFailed(f"{provider} answered with a picture whose base64 is damaged") from None
     converted = await asyncio.to_thread(picture.convert, raw, media)
     await visit.answer(converted, {"content-type": media, **origin(reply)})
 
 
-async def _relay_typed(visit: Visit, reply: Reply) -> None:
-    # The type of the picture goes into a header, so the first bytes are looked at before the headers leave.
+async def _relay_described(visit: Visit, reply: Reply) -> None:
+    # What a reply says about its picture goes into headers, so JSON of any usual size is read before they leave. Its bytes stay.
     chunks = reply.chunks.__aiter__()
-    first = b""
+    start = bytearray()
     try:
         async for chunk in chunks:
-            first += chunk
-            if len(first) >= 512:
+            start += chunk
+            if len(start) > LOOKED_AT or bytes(start[:64]).lstrip()[:1] not in (b"{", b""):
                 break
     except BaseException:
         await reply.close()
         raise
 
     async def again() -> AsyncIterator[bytes]:
-        yield first
+        yield bytes(start)
         async for chunk in chunks:
             yield chunk
 
-    media = nvidia.picture_type(first)
-    await visit.relay(replace(reply, chunks=again()), {ARTIFACT_TYPE: media} if media else {})
+    await visit.relay(replace(reply, chunks=again()), _described(nvidia.artifact(start)))
+
+
+def _described(found: nvidia.Artifact) -> dict[str, str]:
+    said = {ARTIFACT_TYPE: found.media_type} if found.media_type else {}
+    return said | ({FILTERED: "1"} if found.filtered else {})

@@ -9,14 +9,15 @@ from dataclasses import replace
 import msgspec
 
 from sensorium.api.visit import Visit, origin
-from sensorium.errors import SensoriumError, Unavailable, UpstreamFailed
-from sensorium.routing.call import ANY_MODEL, Call, Modality, Reply, Route
+from sensorium.errors import SensoriumError, Unavailable
+from sensorium.routing.call import ANY_MODEL, Call, Modality, Route
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.plan import plan
-from sensorium.wire import jsonbody, nvidia, openai, translate
+from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, parameters, translate
 from sensorium.wire.jsonbody import Members
 
 DEFAULT_SIZE = "1024x1024"  # OpenAI's, for callers who name neither model nor size
+CHANGED = "x-sensorium-changed"
 LOCAL_FORMATS = ("png", "jpeg")
 
 
@@ -35,12 +36,12 @@ class OpenAIDoor:
             needs=openai.chat_needs(found),
             stream=jsonbody.flag(found, "stream"),
         )
-        await visit.relay(await self._dispatch(call))
+        await self._relay(visit, call)
 
     async def embeddings(self, visit: Visit) -> None:
         """Relay an embeddings call."""
         found = jsonbody.members(await visit.whole_body())
-        await visit.relay(await self._dispatch(_call(visit, found, "embed", "embeddings")))
+        await self._relay(visit, _call(visit, found, "embed", "embeddings"))
 
     async def images(self, visit: Visit) -> None:
         """Draw pictures: relayed where the model speaks OpenAI, else translated to genai, one call per picture."""
@@ -51,7 +52,7 @@ class OpenAIDoor:
             call = replace(asked, model=route.id, dialects=(route.dialect,))
             try:
                 if route.dialect == "openai":
-                    await visit.relay(await self._dispatch(call))
+                    await self._relay(visit, call)
                 else:
                     await self._draw(visit, call, route, DEFAULT_SIZE if asked.model == ANY_MODEL else None)
                 return
@@ -61,14 +62,20 @@ class OpenAIDoor:
                 failure = error
         raise failure
 
+    async def _relay(self, visit: Visit, call: Call) -> None:
+        """Relay with the caller's query string, less what looks like a credential: the only key a provider gets is its own."""
+        query, dropped = openai.query(visit.query)
+        reply = await self._dispatch(replace(call, operation=f"{call.operation}?{query}") if query else call)
+        await visit.relay(reply, {CHANGED: f"query {parameters.listed(dropped)} dropped"} if dropped else None)
+
     async def _draw(self, visit: Visit, call: Call, route: Route, size: str | None) -> None:
         formats = LOCAL_FORMATS if route.provider.local else ()
-        seed = secrets.randbelow(nvidia.SEED_MAX) + 1
+        seed = secrets.randbelow(nvidia_models.SEED.high) + 1
         asked = translate.images_to_genai(call.members, route.id, seed, size=size, formats=formats)
         pictures: list[str] = []
         said: dict[str, str] = {}
         for members in asked.bodies:
-            nvidia.check(route.id, {name: raw for name, raw in members.items() if name != "output_format"})
+            nvidia_models.check(route.id, {name: raw for name, raw in members.items() if name != "output_format"})
             reply = await self._dispatch(replace(call, members=members))
             said = origin(reply)
             if reply.status != 200:
@@ -76,9 +83,9 @@ class OpenAIDoor:
                 error = translate.genai_error(await reply.whole(), reply.status, visit.request_id)
                 await visit.answer(error, said | kept, reply.status)
                 return
-            pictures.append(await _picture(reply))
+            pictures.append(nvidia.drawn(await reply.whole(), reply.route.provider.name))
         if asked.changes:
-            said["x-sensorium-changed"] = "; ".join(asked.changes)
+            said[CHANGED] = "; ".join(asked.changes)
         await visit.answer(translate.images_reply(pictures, int(self._now())), said)
 
     async def models(self, visit: Visit) -> None:
@@ -93,10 +100,3 @@ class OpenAIDoor:
 
 def _call(visit: Visit, found: Members, modality: Modality, operation: str) -> Call:
     return Call(visit.request_id, openai.model_name(found), modality, ("openai",), operation, found, caller=visit.caller)
-
-
-async def _picture(reply: Reply) -> str:
-    picture = nvidia.artifact(await reply.whole())
-    if not picture:
-        raise UpstreamFailed(f"{reply.route.provider.name} answered without a picture")
-    return picture

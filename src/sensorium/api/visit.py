@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sensorium.errors import SensoriumError
+from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.routing.call import Reply
 from sensorium.wire import sse
@@ -15,12 +15,13 @@ FRAME_END = b"\n\n"
 
 
 class Visit(Exchange):
-    """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path,
+    """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path, `query` is what follows its `?`,
     `caller` is the name of the principal, `max_body` is in bytes."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, render: Render, max_body: int) -> None:
         super().__init__(scope, receive, send)
         self.params: tuple[str, ...] = ()
+        self.query: bytes = scope.get("query_string", b"")
         self.caller = ""
         self._render = render
         self._max_body = max_body
@@ -36,7 +37,8 @@ class Visit(Exchange):
     async def fail(self, error: SensoriumError) -> None:
         """The error in this door's dialect."""
         await self.drain()
-        await self.answer(self._render(error, self.request_id), error_headers(error), error.status)
+        source = {SOURCE: error.source} if isinstance(error, UpstreamRefused) else {}
+        await self.answer(self._render(error, self.request_id), source | error_headers(error), error.status)
 
     async def relay(self, reply: Reply, headers: Mapping[str, str] | None = None) -> None:
         """Send a reply on, byte for byte as it arrives. It is closed in any case.

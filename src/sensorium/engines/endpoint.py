@@ -24,7 +24,7 @@ from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.lane import Cancelling, Lane
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UnknownModel, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
-from sensorium.wire import nvidia, openai, sse
+from sensorium.wire import nvidia, openai, parameters, sse
 
 BODY_CAP = 64 * 1024 * 1024
 GENAI = "/v1/genai/"
@@ -118,7 +118,7 @@ class EngineApp:
         name, model = _chosen(self._seeing, call.model)
         check_ask(call.ask)
         del body  # it holds all pictures, while the call may wait for long
-        said = _origin(name, model) | ({"x-sensorium-ignored": genai.ignored(call.ignored)} if call.ignored else {})
+        said = _origin(name, model) | ({"x-sensorium-ignored": parameters.listed(call.ignored)} if call.ignored else {})
         identity = {"id": f"chatcmpl-{exchange.request_id}", "created": int(time.time()), "model": name}
         with self._lane.admitted(self._deadline_s) as turn:
             async with turn.in_time():

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sensorium.errors import UpstreamFailed
+from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
 
 Dialect = Literal["openai", "genai"]
 Modality = Literal["chat", "embed", "image"]
+Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"
 
 
@@ -22,7 +24,8 @@ class Provider:
     """A base URL that answers calls. `key()` reveals its secret at call time; times are in seconds.
 
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
-    `down()` gives the reason when it is known that calling is in vain, else None.
+    `down()` gives the reason when it is known that calling is in vain, else None. `secret` is how the operator calls its key,
+    `per_minute` and `burst` what it lets us send.
     """
 
     name: str
@@ -32,6 +35,9 @@ class Provider:
     idle_s: float
     local: bool = False
     down: Callable[[], str | None] = lambda: None
+    secret: str | None = None
+    per_minute: float | None = None
+    burst: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Call:
 
     `dialects` are those in which the members can be sent on, `operation` is the path below an OpenAI base URL, `needs` are
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
-    `caller` is the principal's name.
+    `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
     """
 
     id: str
@@ -74,6 +80,24 @@ class Call:
     needs: frozenset[str] = frozenset()
     stream: bool = False
     caller: str = ""
+    where: Where = "any"
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A route that did not answer a call, why, and seconds after which it may (None: unknown).
+
+    `asked` is False when the route was passed over without a call.
+    """
+
+    route: Route
+    failure: Failure
+    asked: bool
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.route.provider.name} {self.route.upstream}: {self.failure.kind}" + ("" if self.asked else " (not asked)")
 
 
 @dataclass(slots=True)
@@ -88,6 +112,7 @@ class Reply:
     chunks: AsyncIterator[bytes]
     close: Callable[[], Awaitable[None]]
     route: Route
+    attempts: tuple[Attempt, ...] = ()
 
     async def whole(self, cap: int = 64 * 1024 * 1024) -> bytes:
         """The body to its end, at most `cap` bytes; closes the reply. Raises UpstreamFailed when it is longer."""
@@ -105,15 +130,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One finished call: who answered, how it ended, seconds to the first byte and in total, bytes sent on.
+    """One finished call: who answered (None: nobody), how it ended, seconds to the first byte and in total, bytes sent on, and
+    every route before that did not answer.
 
     `outcome` is answered, refused (an error status), failed (broke off) or client_closed.
     """
 
     call: Call
-    route: Route
+    route: Route | None
     status: int
     outcome: str
     first_byte_s: float
     total_s: float
     bytes_out: int
+    attempts: tuple[Attempt, ...] = ()

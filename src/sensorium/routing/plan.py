@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensorium.errors import InvalidModel, NotConfigured
+from sensorium.errors import Forbidden, InvalidModel, NotConfigured
 from sensorium.routing.call import ANY_MODEL, Call, Route
 from sensorium.routing.catalog import Catalog
 
@@ -16,8 +16,9 @@ def plan(call: Call, catalog: Catalog) -> tuple[Route, ...]:
 
     `*` takes every route of the call's modality that can do what the call contains, but no stand-in: nobody asked for the
     well-known id. A concrete name takes only its own routes.
-    Raises NotConfigured when nobody serves the modality, UnknownModel for a name that is not served, InvalidModel when the
-    model belongs to another door or cannot do what the call contains.
+    `call.where` then puts local or hosted routes first, or leaves the others out.
+    Raises Forbidden when that leaves none, NotConfigured when nobody serves the modality, UnknownModel for a name that is not
+    served, InvalidModel when the model belongs to another door or cannot do what the call contains.
     """
     if call.model == ANY_MODEL:
         named: Sequence[Route] = [route for route in catalog.routes if route.modality == call.modality and not route.stand_in]
@@ -28,7 +29,19 @@ def plan(call: Call, catalog: Catalog) -> tuple[Route, ...]:
             )
     else:
         named = catalog.named(call.model)
-    return _able(call, [route for route in named if _serves(call, route)])
+    return _placed(call, _able(call, [route for route in named if _serves(call, route)]))
+
+
+def _placed(call: Call, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    if call.where in ("local_first", "hosted_first"):
+        return tuple(sorted(routes, key=lambda route: route.provider.local != (call.where == "local_first")))
+    if call.where in ("local_only", "hosted_only"):
+        kept = tuple(route for route in routes if route.provider.local == (call.where == "local_only"))
+        if not kept:
+            place = "this machine" if call.where == "local_only" else "hosted providers"
+            raise Forbidden(f"the call is for {place} only ({call.where}), and no route for {call.model} is there", code="placement")
+        return kept
+    return routes
 
 
 def _serves(call: Call, route: Route) -> bool:

@@ -9,7 +9,7 @@ import aiohttp
 from sensorium import __version__
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.routing.call import Call, Reply, Route
-from sensorium.wire import jsonbody, nvidia
+from sensorium.wire import jsonbody, nvidia_models
 
 CONNECT_S = 10.0
 KEPT = (
@@ -74,7 +74,7 @@ def body(call: Call, route: Route) -> bytes:
     """
     if route.dialect == "openai":
         return jsonbody.encode(call.members, model=route.upstream)
-    members = nvidia.explicit(route.id, call.members) if route.stand_in else call.members
+    members = nvidia_models.explicit(route.id, call.members) if route.stand_in else call.members
     return jsonbody.encode(members)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -12,6 +14,8 @@ from sensorium.wire import jsonbody
 from sensorium.wire.jsonbody import Members
 
 MODEL_NAME_CAP = 200
+CREDENTIALS = ("key", "token", "secret", "password", "signature", "sig", "credential", "auth", "authorization")
+_QUERY_SAFE = "!$%&'()*+,/:;=?@[]~"
 
 
 def error_object(err: SensoriumError, request_id: str) -> dict[str, Any]:
@@ -46,6 +50,21 @@ def checked_name(name: str) -> str:
     if name != "*" and (not plain or ".." in name or "//" in name or len(name) > MODEL_NAME_CAP):
         raise InvalidModel(f"{name[:80]!r} is not a model name; ask GET /v1/models for the names served here", param="model")
     return name
+
+
+def query(raw: bytes) -> tuple[str, tuple[str, ...]]:
+    """A caller's query string as it may go on to a provider, and the names of the parameters that may not.
+
+    A parameter stays behind when the letters of its name end in one of CREDENTIALS: `key`, `api-key`, `access_token`.
+    """
+    kept: list[str] = []
+    dropped: list[str] = []
+    for pair in quote(raw, safe=_QUERY_SAFE).split("&"):
+        names = [unquote(part.partition("=")[0]) for part in pair.split(";")]  # some servers part at ; as well
+        secret = [name for name in names if re.sub("[^a-z]", "", name.lower()).endswith(CREDENTIALS)]
+        dropped += secret
+        kept += [] if secret else [pair]
+    return "&".join(kept), tuple(dropped)
 
 
 def chat_needs(found: Members) -> frozenset[str]:

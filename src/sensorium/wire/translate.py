@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from sensorium.errors import Unprocessable
-from sensorium.wire import jsonbody
+from sensorium.wire import jsonbody, parameters
 from sensorium.wire.jsonbody import Members
-from sensorium.wire.nvidia import RULES, SEED_MAX, SIDES
+from sensorium.wire.nvidia_models import MODELS, SEED
+from sensorium.wire.parameters import Integer, OneOf, Rule
 
-PICTURES_CAP = 10
-_SIZE = re.compile(r"^(\d{1,5})x(\d{1,5})$")
-
-
+COUNT = Integer(1, 10)
+ROUTE = "this route"
 READ = ("prompt", "model", "user", "n", "size", "response_format", "stream", "seed", "steps", "cfg_scale")
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,14 @@ def images_to_genai(found: Members, model: str, seed: int, *, size: str | None =
         raise Unprocessable("response_format: pictures are answered as b64_json only", param="response_format")
     if jsonbody.flag(found, "stream"):
         raise Unprocessable("stream: pictures are not streamed; leave it out", param="stream")
-    shared: Members = {name: found[name] for name in ("prompt", "steps", "cfg_scale") if name in found}
-    changes = [f"{name} dropped" for name in found if name not in READ and not (formats and name == "output_format")]
+    shared = _prompted(found["prompt"], model) | {name: found[name] for name in ("steps", "cfg_scale") if name in found}
+    dropped = [name for name in found if name not in READ and not (formats and name == "output_format")]
     if formats:
-        shared["output_format"] = _raw(_format(jsonbody.text(found, "output_format"), formats))
-    sides = _size(jsonbody.text(found, "size") or size)
-    if sides is not None:
-        near = tuple(_nearest(side) for side in sides) if model in RULES else sides
-        changes += [] if near == sides else [f"size {sides[0]}x{sides[1]} -> {near[0]}x{near[1]}"]
-        shared |= {"width": _raw(near[0]), "height": _raw(near[1])}
-    first, count = _seed(jsonbody.value(found, "seed")) or seed, _count(found)
-    return ImagesCall(tuple(shared | {"seed": _raw((first + i) % (SEED_MAX + 1) or 1)} for i in range(count)), tuple(changes))
+        shared["output_format"] = _raw(_given(found, "output_format", OneOf(formats)) or formats[0])
+    sized, changed = _sized(_size(jsonbody.text(found, "size") or size), model)
+    first, count = int(_given(found, "seed", SEED) or seed), int(_given(found, "n", COUNT) or 1)
+    bodies = tuple(shared | sized | {"seed": _raw((first + i) % (SEED.high + 1) or 1)} for i in range(count))
+    return ImagesCall(bodies, (*((f"{parameters.listed(dropped)} dropped",) if dropped else ()), *changed))
 
 
 def genai_error(body: bytes, status: int, request_id: str) -> bytes:
@@ -76,40 +75,51 @@ def images_reply(pictures: list[str], created: int) -> bytes:
     return msgspec.json.encode({"created": created, "data": [{"b64_json": picture} for picture in pictures]})
 
 
-def _count(found: Members) -> int:
-    count = jsonbody.value(found, "n")
-    count = 1 if count is None else count
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= PICTURES_CAP:
-        raise Unprocessable(f"n must be an integer from 1 to {PICTURES_CAP}", param="n")
-    return count
+def _given(found: Members, name: str, rule: Rule) -> Any:
+    return parameters.optional(name, jsonbody.value(found, name), rule, ROUTE)
+
+
+def _prompted(prompt: msgspec.Raw, model: str) -> Members:
+    if model in MODELS and "text_prompts" in MODELS[model].fields:
+        return {"text_prompts": _raw([{"text": prompt, "weight": 1}])}
+    return {"prompt": prompt}
 
 
 def _size(size: str | None) -> tuple[int, int] | None:
     if size in (None, "auto"):
         return None
-    match = _SIZE.match(size or "")
+    match = _SIZE.fullmatch(size or "")
     if match is None:
         raise Unprocessable(f"size is {str(size)[:40]!r}; write it as WIDTHxHEIGHT, such as 1024x1024, or auto", param="size")
     return int(match[1]), int(match[2])
 
 
-def _nearest(side: int) -> int:
-    return min(SIDES, key=lambda allowed: abs(allowed - side))
+def _sized(sides: tuple[int, int] | None, model: str) -> tuple[Members, tuple[str, ...]]:
+    """The members that ask for a size, and what became of it where the model does not have it."""
+    if sides is None:
+        return {}, ()
+    rules, asked = MODELS.get(model), f"size {sides[0]}x{sides[1]}"
+    if rules is None:
+        return {"width": _raw(sides[0]), "height": _raw(sides[1])}, ()
+    if widths := rules.choices("width"):
+        width, height = _nearest(sides[0], widths), _nearest(sides[1], rules.choices("height"))
+        changed = () if (width, height) == sides else (f"{asked} -> {width}x{height}",)
+        return {"width": _raw(width), "height": _raw(height)}, changed
+    if ratios := rules.choices("aspect_ratio"):
+        ratio = min(ratios, key=lambda one: _apart(one, sides))
+        return {"aspect_ratio": _raw(ratio)}, (f"{asked} -> aspect_ratio {ratio}",)
+    return {}, (f"{asked} dropped",)
 
 
-def _seed(given: Any) -> int:
-    if given is None:
-        return 0
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= SEED_MAX:
-        raise Unprocessable(f"seed must be an integer from 0 to {SEED_MAX}", param="seed")
-    return given
+def _nearest(side: int, allowed: Sequence[int]) -> int:
+    return min(allowed, key=lambda one: abs(one - side))
 
 
-def _format(given: str | None, formats: tuple[str, ...]) -> str:
-    if given is not None and given not in formats:
-        raise Unprocessable(f"output_format is {given[:40]!r}; it must be one of {', '.join(formats)}", param="output_format")
-    return given or formats[0]
+def _apart(ratio: str, sides: tuple[int, int]) -> float:
+    """How far a ratio such as 16:9 is from a size."""
+    across, down = map(int, ratio.split(":"))
+    return abs(math.log(across * sides[1] / (down * sides[0])))
 
 
-def _raw(got: int | str) -> msgspec.Raw:
+def _raw(got: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(got))

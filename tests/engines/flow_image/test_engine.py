@@ -73,8 +73,9 @@ def test_guidance_acts_and_its_default_is_the_declared_one(tmp_path: Path, kind:
     plain_picture = model.draw(CUBE).image.tobytes()
     assert model.draw(replace(CUBE, guidance=neutral)).image.tobytes() == plain_picture
     assert model.draw(replace(CUBE, guidance=7.0)).image.tobytes() != plain_picture
-    for wrong in (0.5, 9.1, float("nan"), float("inf"), 10**400, -(10**400), -1, True, "2"):
-        with pytest.raises(Unprocessable, match=r"cfg_scale is .* takes 1 to 9") as caught:
+    assert model.check(replace(CUBE, guidance=0)).guidance == model.check(CUBE).guidance == neutral
+    for wrong in (0.5, 9.1, float("nan"), float("inf"), 10**400, -(10**400), -1, True, False, "2", ""):
+        with pytest.raises(Unprocessable, match=r"cfg_scale is .*; tiny takes a number, 1..9, or 0 for the default") as caught:
             model.check(replace(CUBE, guidance=wrong))  # type: ignore[arg-type]
         assert caught.value.param == "cfg_scale" and len(caught.value.message) < 200
 
@@ -84,14 +85,26 @@ def test_guidance_without_effect_is_reported(tmp_path: Path) -> None:
     drawing = model.draw(replace(CUBE, guidance=5.0))
     assert drawing.ignored == model.check(replace(CUBE, guidance=10**400)).ignored == ("cfg_scale",)
     assert drawing.image.tobytes() == model.draw(CUBE).image.tobytes()
+    assert model.check(replace(CUBE, guidance=0)).ignored == ()
 
 
-@pytest.mark.parametrize("steps", [0, -1, 51, 10**9, "four", 4.0, float("nan"), True, False, [4]])
-def test_steps_outside_their_range_name_value_and_range(model: FlowImage, steps: object) -> None:
-    with pytest.raises(Unprocessable, match=r"steps is .* from 1 to 50") as caught:
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [
+        *((0, "0"), (-1, "-1"), (51, "51"), (10**9, "1000000000"), (2.5, "2.5"), (float("nan"), "NaN")),
+        *(("four", '"four"'), (True, "true"), (False, "false"), ([4], "an array")),
+    ],
+)
+def test_steps_outside_their_range_name_value_and_range(model: FlowImage, steps: object, shown: str) -> None:
+    with pytest.raises(Unprocessable) as caught:
         model.draw(replace(CUBE, steps=steps))  # type: ignore[arg-type]
-    assert caught.value.param == "steps"
-    assert repr(steps) in caught.value.message
+    assert (caught.value.param, caught.value.message) == ("steps", f"steps is {shown}; tiny-flow takes an integer, 1..50")
+
+
+def test_a_whole_float_counts_as_an_integer(model: FlowImage) -> None:
+    resolved = model.check(replace(CUBE, seed=3.0, steps=4.0, width=32.0))  # type: ignore[arg-type]
+    assert [resolved.seed, resolved.steps, resolved.width, resolved.height] == [3, 4, 32, 32]
+    assert {type(value) for value in (resolved.seed, resolved.steps, resolved.width, resolved.height)} == {int}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +125,9 @@ def test_the_ends_of_the_range_work(model: FlowImage, steps: int) -> None:
     ("prompt", "says"),
     [
         ("", "1 to 10000 characters"),
-        ("   ", "1 to 10000 characters"),
+        (None, "prompt is missing"),
+        (5, "prompt is 5"),
+        ("   ", "no shape that this model can draw"),
         ("a " * 6000, "1 to 10000 characters"),
         ("9" * 5000, "no shape that this model can draw"),
         ("a photo of my cat", "no shape that this model can draw; it knows shapes: cube, ball"),
@@ -121,9 +136,9 @@ def test_the_ends_of_the_range_work(model: FlowImage, steps: int) -> None:
         ("a red cube on top of a blue ball", "Only a cube or a cylinder can carry"),
     ],
 )
-def test_prompts_that_cannot_be_drawn(model: FlowImage, prompt: str, says: str) -> None:
+def test_prompts_that_cannot_be_drawn(model: FlowImage, prompt: object, says: str) -> None:
     with pytest.raises(Unprocessable, match=says) as caught:
-        model.check(replace(CUBE, prompt=prompt))
+        model.check(replace(CUBE, prompt=prompt))  # type: ignore[arg-type]
     assert caught.value.param == "prompt"
 
 

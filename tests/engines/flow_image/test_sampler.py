@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from sensorium.engines.flow_image import sampler
+from sensorium.engines.flow_image.engine import never
 from sensorium.errors import Cancelled
-
-
-def never() -> bool:
-    return False
 
 
 def test_times_run_from_noise_to_data() -> None:

@@ -6,7 +6,6 @@ The engine knows neither HTTP nor queues.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,12 @@ from sensorium.engines.flow_image.config import FlowConfig
 from sensorium.engines.flow_image.numpy_model import Array, FluxTransformer
 from sensorium.engines.flow_image.text import CaptionTokenizer, TextEncoder
 from sensorium.errors import Unprocessable
+from sensorium.wire import parameters
+from sensorium.wire.parameters import Integer, Number, Text
 
-SEED_MAX = 2**32 - 1
+SEED = Integer(0, 2**32 - 1)
 SIDE_MAX = 2048
-PROMPT_CAP = 10_000
+PROMPT = Text(1, 10_000)
 TRANSFORMER_FILE = "diffusion_pytorch_model"
 
 
@@ -36,7 +37,10 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One wish. `None` means the model's default; a width or height alone makes a square. `guidance` goes by `cfg_scale` on the wire."""
+    """One wish. None means the model's default; a width or height alone makes a square.
+
+    `guidance` goes by `cfg_scale` on the wire; 0 means the default as well.
+    """
 
     prompt: str
     seed: int
@@ -91,19 +95,17 @@ class FlowImage:
 
     def check(self, wish: Draw) -> Resolved:
         """Fill in defaults and refuse what cannot be drawn, without drawing. Raises Unprocessable that names parameter, value and range."""
-        if not isinstance(wish.prompt, str) or not wish.prompt.strip() or len(wish.prompt) > PROMPT_CAP:
-            raise Unprocessable(f"prompt must be a text of 1 to {PROMPT_CAP} characters", param="prompt")
-        seed = _integer("seed", wish.seed, 0, SEED_MAX)
-        steps = self.config.default_steps if wish.steps is None else _integer("steps", wish.steps, 1, self.config.max_steps)
-        native = self.config.size
-        given = (("width", wish.width), ("height", wish.height))
-        sides = [None if side is None else _integer(name, side, native, SIDE_MAX) for name, side in given]
-        width, height = sides[0] or sides[1] or native, sides[1] or sides[0] or native
+        native, taker = self.config.size, self.name
+        parameters.check("prompt", wish.prompt, PROMPT, taker)
+        seed = int(parameters.check("seed", wish.seed, SEED, taker))
+        steps = parameters.optional("steps", wish.steps, Integer(1, self.config.max_steps), taker) or self.config.default_steps
+        width = parameters.optional("width", wish.width, Integer(native, SIDE_MAX), taker)
+        height = parameters.optional("height", wish.height, Integer(native, SIDE_MAX), taker)
         guidance = self._guidance(wish.guidance)
         caption, ignored = caption_of(wish.prompt, seed)
-        if self.config.guidance.kind == "none" and wish.guidance is not None:
+        if self.config.guidance.kind == "none" and wish.guidance:
             ignored += ("cfg_scale",)
-        return Resolved(caption, ignored, seed, steps, guidance, width, height)
+        return Resolved(caption, ignored, seed, int(steps), guidance, int(width or height or native), int(height or width or native))
 
     def draw(self, wish: Draw, cancelled: Callable[[], bool] = never) -> Drawing:
         """Draw. Raises Unprocessable as `check` does, and Cancelled between two steps."""
@@ -131,17 +133,9 @@ class FlowImage:
 
     def _guidance(self, given: float | None) -> float:
         rule = self.config.guidance
-        if given is None:
-            return rule.default
-        number = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < math.inf
-        if number and rule.kind == "none":
-            return rule.default
-        if not number or not rule.low <= given <= rule.high:
-            raise Unprocessable(
-                f"cfg_scale is {given!r:.60}; {self.name} takes {rule.low:g} to {rule.high:g}, or 0 for its default {rule.default:g}",
-                param="cfg_scale",
-            )
-        return float(given)
+        span = Number() if rule.kind == "none" else Number(rule.low, rule.high, or_zero=True)
+        number = parameters.optional("cfg_scale", given, span, self.name)
+        return float(number) if number and rule.kind != "none" else rule.default
 
     def _picture(self, tokens: Array) -> Image.Image:
         """Tokens [grid x grid, patch x patch x 3] in -1..1, inside a token row, column, channel -> RGB."""
@@ -179,11 +173,3 @@ def enlarged(image: Image.Image, width: int, height: int) -> Image.Image:
     across, down = width - side, height - side
     padding = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
     return Image.fromarray(np.pad(np.asarray(image), padding, mode="edge"))
-
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Unprocessable(f"{name} is {value!r:.60}; it must be an integer from {low} to {high}", param=name)
-    if not low <= value <= high:
-        raise Unprocessable(f"{name} is {value!r:.60}; it must be from {low} to {high}", param=name)
-    return value
