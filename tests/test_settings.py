@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.errors import SettingsError
-from sensorium.settings import HostedModel, Local, ProviderSettings, Server, is_loopback, load
+from sensorium.settings import HostedModel, Local, ProviderSettings, SecretRef, Server, VaultSettings, is_loopback, load, load_for_vault
 
 EXAMPLE = Path(__file__).parent.parent / "sensorium.example.toml"
 
@@ -75,6 +75,52 @@ def test_a_key_comes_from_the_variable_that_is_named_and_must_be_there(tmp_path:
         load(path, {"NV_KEY": ""})
 
 
+HOSTED = '[providers.{name}]\nkind = "openai"\nbase_url = "{url}"\nmodels = [{{id = "m"}}]\n{more}\n'
+
+
+def test_a_key_may_be_a_secret_of_the_vault(tmp_path: Path) -> None:
+    text = HOSTED.format(name="a", url="https://one.example/v1", more='key = "secret:nvidia-image"')
+    text += HOSTED.format(name="b", url="http://127.0.0.1:9000/v1", more='key = "secret:nvidia-image"')
+    text += HOSTED.format(name="c", url="https://two.example:8443", more='key = "secret:other"')
+    settings = load(write(tmp_path, text), {})
+    assert settings.providers["a"].key == SecretRef("nvidia-image")
+    assert settings.hosts_of("nvidia-image") == ("one.example", "http://127.0.0.1:9000")
+    assert (settings.hosts_of("other"), settings.hosts_of("none")) == (("two.example:8443",), ())
+    assert settings.keys == {}
+
+
+@pytest.mark.parametrize("key", ["nvapi-pasted", "secret:", "secret:nvapi-pasted", "secret:A B", "env:pasted", "secret:a/../b"])
+def test_a_key_that_is_no_name_is_refused_without_repeating_it(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path, HOSTED.format(name="a", url="https://x/v1", more=f'key = "{key}"'))
+    with pytest.raises(SettingsError, match=r'providers\.a\.key: write it as "secret:NAME"') as caught:
+        load(path, {})
+    assert "pasted" not in str(caught.value)
+
+
+def test_a_provider_names_its_key_once(tmp_path: Path) -> None:
+    path = write(tmp_path, HOSTED.format(name="a", url="https://x/v1", more='key = "secret:a"\nkey_env = "A"'))
+    with pytest.raises(SettingsError, match="key and key_env both name a key; keep one"):
+        load(path, {"A": "k"})
+
+
+def test_the_master_key_comes_from_the_environment_and_goes_no_further(tmp_path: Path) -> None:
+    settings = load(None, {"SENSORIUM_MASTER_KEY": " k1\n", "LANG": "C"})
+    assert settings.master_key == "k1"
+    assert settings.child_environment == {"LANG": "C"}
+    assert "k1" not in repr(settings) and "master_key" not in settings.model_dump()
+    assert load(None, {"SENSORIUM_MASTER_KEY": ""}).master_key is None
+    assert load(None, {"SENSORIUM_MASTER_KEY_FILE": "/k"}).vault.master_key_file == Path("/k")
+    with pytest.raises(SettingsError, match="master_key: comes from the environment"):
+        load(write(tmp_path, 'master_key = "x"'), {})
+
+
+def test_managing_secrets_needs_neither_a_token_nor_other_keys(tmp_path: Path) -> None:
+    text = '[server]\nhost = "0.0.0.0"\n' + HOSTED.format(name="a", url="https://x/v1", more='key_env = "NOT_SET"')
+    assert load_for_vault(write(tmp_path, text), {}, data_dir=tmp_path).data_dir == tmp_path
+    with pytest.raises(SettingsError, match=r"server\.prot: unknown key"):
+        load_for_vault(write(tmp_path, "[server]\nprot = 1"), {})
+
+
 @pytest.mark.parametrize("name", ["hub", "local"])
 def test_a_provider_may_not_be_called_like_the_hub_itself(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, f'[providers.{name}]\nkind = "openai"\nbase_url = "https://x/v1"\nmodels = [{{id = "m"}}]\n')
@@ -120,10 +166,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_example_loads_and_shows_every_option() -> None:
     settings = load(EXAMPLE, {"NVIDIA_API_KEY": "k"})
     assert settings.server == Server(data_dir=settings.data_dir)
-    assert settings.local == Local()
+    assert (settings.vault, settings.local) == (VaultSettings(), Local())
     text = EXAMPLE.read_text("utf-8")
     shown = set(re.findall(r"(?:^|[{,#] *)(\w+) = ", text, re.MULTILINE))
-    options = {option for section in (Server, Local, ProviderSettings, HostedModel) for option in section.model_fields}
+    options = {option for section in (Server, VaultSettings, Local, ProviderSettings, HostedModel) for option in section.model_fields}
     assert options - shown == set()
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sensorium import __version__, client
+from sensorium import __version__, cli_secret, client
 from sensorium.errors import SensoriumError, SettingsError
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
@@ -29,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+simulate = typer.Typer(help="Play a hosted API on this machine, for tests.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(simulate, name="simulate")
 
 
 @app.command()
@@ -169,6 +171,42 @@ def _table(entries: list[dict[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
+
+@simulate.command()
+def nvidia(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8780,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Accepted key (repeatable).  [default: nvapi-simulated]", show_default=False)
+    ] = None,
+    rpm: Annotated[int, typer.Option(help="Calls per minute and key; 0 for no limit.")] = 40,
+    fault: Annotated[list[str] | None, typer.Option(metavar="KIND=RATE[:SECONDS]", help="Fault (repeatable).", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 0,
+    cap: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=RPM", help="Hidden limit of a model (repeatable).", show_default=False)
+    ] = None,
+    work: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=SECONDS", help="How long a model works, or all with * (repeatable).", show_default=False),
+    ] = None,
+    pexec: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Model that answers 202 when it is slow (repeatable).", show_default=False)
+    ] = None,
+) -> None:
+    """Play NVIDIA's hosted API until Ctrl-C: no network, no quota, failures to order."""
+    with _outcome():
+        # Start-up cost: the web server takes longer to import than every other command takes to run.
+        from sensorium.simulators import serve as simulators
+        from sensorium.simulators.nvidia.options import options
+        from sensorium.simulators.nvidia.overview import overview
+        from sensorium.simulators.nvidia.server import Simulator
+
+        chosen = options(keys=key or (), rpm=rpm, caps=cap or (), faults=fault or (), work=work or (), pexec=pexec or (), seed=seed)
+        simulator = Simulator(chosen)
+        simulators.serve(simulator, host, port, lambda url: print(overview(url, simulator.catalog, bool(key)), flush=True))
+
+
+app.add_typer(cli_secret.app, name="secret", context_settings={"obj": (os.environ, _outcome)})
 
 if __name__ == "__main__":
     main()
