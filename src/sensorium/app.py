@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -23,19 +24,23 @@ from sensorium.api.health import HealthDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
 from sensorium.api.router import Entry, Handler, Router
+from sensorium.api.secrets import SecretsDoor
 from sensorium.api.visit import Visit
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import NotConfigured, SettingsError, Unavailable
 from sensorium.exchange import Render
 from sensorium.overview import overview
 from sensorium.routing import shipped
-from sensorium.routing.call import Provider, Record, Route
+from sensorium.routing.call import Credential, Provider, Record, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import HostedModel, ProviderSettings, Settings
+from sensorium.store.database import Database
+from sensorium.store.masterkey import keeper
+from sensorium.store.vault import Vault
 from sensorium.wire import nvidia, openai
 
 MODELS = Path(__file__).parent / "models"
@@ -55,18 +60,20 @@ def shipped_models(folder: Path = MODELS) -> dict[Path, ShippedModel]:
     return found
 
 
-def catalog(settings: Settings, engine: EngineProcess | None) -> Catalog:
+def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None) -> Catalog:
     """Every route: the operator's providers in their order, then the shipped models and their stand-ins."""
-    hosted = [route for name, provider in settings.providers.items() for route in _hosted(name, provider, settings.keys.get(name))]
+    providers = settings.providers.items()
+    hosted = [route for name, provider in providers for route in _hosted(name, provider, settings.keys.get(name), vault)]
     if engine is None:
         return Catalog(hosted)
     deadline = settings.local.deadline_s
-    local = Provider("local", f"{engine.base_url}/v1", lambda: engine.token, deadline, deadline, True, lambda: _failure(engine))
+    key = Credential(None, lambda: engine.token)
+    local = Provider("local", f"{engine.base_url}/v1", key, deadline, deadline, True, lambda: _failure(engine))
     taken = {route.id for route in hosted}
     return Catalog([*hosted, *shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)])
 
 
-def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]]) -> Router:
+def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], vault: Vault | None = None) -> Router:
     """All routes of the hub."""
     chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
     entries = [
@@ -81,6 +88,14 @@ def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]
+    if vault is not None:
+        secrets = SecretsDoor(vault, settings.hosts_of)
+        entries += [
+            Entry("GET", "/v1/secrets", secrets.entries, openai.error),
+            Entry("GET", "/v1/secrets/*", secrets.entry, openai.error),
+            Entry("PUT", "/v1/secrets/*", secrets.put, openai.error),
+            Entry("DELETE", "/v1/secrets/*", secrets.remove, openai.error),
+        ]
     return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
 
 
@@ -108,11 +123,11 @@ class Hub:
     router: Router
 
 
-def build(settings: Settings, engine: EngineProcess | None, send: Send) -> Hub:
+def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault) -> Hub:
     """The hub over `send`, the transport to the models."""
-    routes = catalog(settings, engine)
+    routes = catalog(settings, engine, vault)
     dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic))
-    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}))
+    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault))
 
 
 async def run(settings: Settings, say: Callable[[str], None]) -> bool:
@@ -122,10 +137,13 @@ async def run(settings: Settings, say: Callable[[str], None]) -> bool:
     """
     listener = _listen(settings.server.host, settings.server.port)
     _log_to(settings.data_dir)
+    database = Database(settings.data_dir)
+    vault = Vault(database, keeper(settings))
+    auditing = asyncio.create_task(vault.keep_audit())
     engine = _engine(settings)
     upstream = Upstream()
     try:
-        hub = build(settings, engine, upstream.send)
+        hub = build(settings, engine, upstream.send, vault)
         server = _Server(_uvicorn(settings, hub.router))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if engine is not None:
@@ -139,6 +157,9 @@ async def run(settings: Settings, say: Callable[[str], None]) -> bool:
         await upstream.close()
         if engine is not None:
             await engine.stop()
+        auditing.cancel()
+        vault.flush()
+        database.close()
 
 
 def serve(settings: Settings, say: Callable[[str], None]) -> None:
@@ -219,9 +240,34 @@ def _failure(engine: EngineProcess) -> str | None:
     return "; ".join(engine.problems) or "its engine cannot run" if engine.state == "failed" else None
 
 
-def _hosted(name: str, provider: ProviderSettings, key: str | None) -> Sequence[Route]:
-    upstream = Provider(name, provider.base_url, lambda: key, provider.timeout_s, provider.idle_s)
+def _hosted(name: str, provider: ProviderSettings, key: str | None, vault: Vault | None) -> Sequence[Route]:
+    credential, down = Credential(provider.key_env, lambda: key), _no_reason
+    if provider.key is not None:
+        if vault is None:
+            raise ValueError(f"provider {name} needs the vault")
+        credential = _sealed(vault, provider.key.name, provider.base_url)
+        down = partial(_unusable, vault, provider.key.name, provider.base_url)
+    upstream = Provider(name, provider.base_url, credential, provider.timeout_s, provider.idle_s, down=down)
     return [_hosted_route(model, upstream, provider.kind) for model in provider.models]
+
+
+def _sealed(vault: Vault, secret: str, url: str) -> Credential:
+    return Credential(
+        secret,
+        lambda: vault.reveal(secret, url).value,
+        lambda: vault.state(secret, url).version,
+        lambda version: vault.mark_refused(secret, version),
+    )
+
+
+def _unusable(vault: Vault, secret: str, url: str) -> str | None:
+    """Why this secret cannot be sent. A refused one can: whether to try it is known where the refusal was met."""
+    standing = vault.state(secret, url)
+    return None if standing.status in ("ready", "refused") else standing.reason
+
+
+def _no_reason() -> str | None:
+    return None
 
 
 def _hosted_route(model: HostedModel, provider: Provider, kind: str) -> Route:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sensorium.routing.call import Call, Provider, Route
+from sensorium.routing.call import Call, Credential, Provider, Route
 from sensorium.wire import jsonbody
 
 CALL = Call("r1", "good", "chat", ("openai",), "chat/completions", jsonbody.members(b'{"messages": [1, 2.50]}'))
 
 
 def provider(base_url: str, name: str = "hosted", key: str | None = "k", local: bool = False) -> Provider:
-    return Provider(name, base_url, lambda: key, timeout_s=5, idle_s=5, local=local)
+    return Provider(name, base_url, Credential(None, lambda: key), timeout_s=5, idle_s=5, local=local)
 
 
 def chat(id: str, at: Provider, capabilities: set[str] | None = None, upstream: str | None = None) -> Route:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sensorium.errors import DeadlineExceeded, Forbidden, SensoriumError, Unavailable, Unprocessable, UpstreamFailed, UpstreamRefused
-from sensorium.routing.call import Call, Record, Reply, Route
+from sensorium.routing.call import Call, Credential, Record, Reply, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
@@ -247,17 +247,19 @@ def test_an_engine_of_this_machine_speaks_for_itself() -> None:
 
 
 def test_a_refused_key_takes_the_provider_out_until_the_key_changes() -> None:
-    keys = ["old"]
-    asking = chat("good", replace(provider("http://one", "one"), key=lambda: keys[0], secret="nvidia-upstream"))
+    versions, refused = [1], list[int]()
+    key = Credential("nvidia-upstream", lambda: "k", lambda: versions[0], refused.append)
+    asking = chat("good", replace(provider("http://one", "one"), credential=key))
     hub = Hub(Transport(REFUSED_KEY, REFUSED_KEY, [b"two"], [b"two"], [b"one"]), asking, TWO)
     assert [hub.call(), hub.call()] == [b"two", b"two"]
     assert hub.transport.asked == ["one", "one", "two", "two"]
-    keys[0] = "new"
+    assert refused == [1]
+    versions[0] = 2
     assert hub.call() == b"one"
 
 
 def test_the_refused_key_is_named_and_never_shown() -> None:
-    asking = chat("good", replace(provider("http://one", "one", key="nvapi-canary-1234567890"), secret="nvidia-image"))
+    asking = chat("good", replace(ONE.provider, credential=Credential("nvidia-image", lambda: "nvapi-canary-1234567890")))
     with pytest.raises(UpstreamRefused, match=r"Authentication failed.*nvidia-image") as refused:
         dispatched(Transport(REFUSED_KEY, REFUSED_KEY), asking)
     assert (refused.value.status, refused.value.code) == (401, "upstream_key_rejected")
@@ -265,11 +267,11 @@ def test_the_refused_key_is_named_and_never_shown() -> None:
 
 
 def test_without_its_secret_a_provider_is_never_asked() -> None:
-    keyless = chat("good", replace(provider("http://one", "one", key=None), secret="nvidia-image"))
-    hub = Hub(Transport([b"two"]), keyless, TWO)
+    keyless = replace(ONE.provider, credential=Credential("nvidia-image"), down=lambda: "there is no secret nvidia-image")
+    hub = Hub(Transport([b"two"]), chat("good", keyless), TWO)
     assert (hub.call(), hub.transport.asked) == (b"two", ["two"])
-    with pytest.raises(Unavailable, match="nvidia-image is missing") as refused:
-        Hub(Transport(), keyless).call()
+    with pytest.raises(SensoriumError, match="there is no secret nvidia-image") as refused:
+        Hub(Transport(), chat("good", keyless)).call()
     assert (refused.value.status, refused.value.code) == (503, "secret_missing")
 
 

@@ -20,22 +20,35 @@ ANY_MODEL = "*"
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """The key of a provider, revealed at call time and kept nowhere.
+
+    `reveal()` gives it (None: no key is sent), `version()` tells one key from the next without revealing it, `refused(version)` is told
+    when the provider did not take it. `name` is how the operator calls it.
+    """
+
+    name: str | None = None
+    reveal: Callable[[], str | None] = lambda: None
+    version: Callable[[], int] = lambda: 0
+    refused: Callable[[int], None] = lambda version: None
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
-    """A base URL that answers calls. `key()` reveals its secret at call time; times are in seconds.
+    """A base URL that answers calls, with what it takes as a key; times are in seconds.
 
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
-    `down()` gives the reason when it is known that calling is in vain, else None. `secret` is how the operator calls its key,
-    `per_minute` and `burst` what it lets us send.
+    `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
+    send.
     """
 
     name: str
     base_url: str
-    key: Callable[[], str | None]
+    credential: Credential
     timeout_s: float
     idle_s: float
     local: bool = False
     down: Callable[[], str | None] = lambda: None
-    secret: str | None = None
     per_minute: float | None = None
     burst: int = 10
 

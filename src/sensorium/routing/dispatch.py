@@ -133,9 +133,6 @@ class Walk:
 
     async def _ask(self, route: Route) -> Reply | None:
         """The reply of one route, or None with an attempt noted. Raises the caller's own fault at once."""
-        if route.provider.secret is not None and route.provider.key() is None:
-            self._note(route, Failure("auth", 0, f"its secret {route.provider.secret} is missing"), None, asked=False)
-            return None
         admission = self._parts.health.enter(route)
         if isinstance(admission, Closed):
             self._note(route, Failure(admission.kind, 0, admission.reason), admission.retry_after_s, asked=False)

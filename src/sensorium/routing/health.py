@@ -14,7 +14,6 @@ The clock is given; there is no I/O. Reading (`closed_to`) never changes anythin
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,7 +43,7 @@ class Mark:
     kind: FailureClass
     reason: str
     until: float
-    key: bytes
+    key: int
 
 
 class Health:
@@ -61,10 +60,10 @@ class Health:
         """Why a call may not go to this route now; None when it may."""
         down = route.provider.down()
         if down is not None:
-            return Closed("provider_outage", down, None)
+            return Closed("auth" if route.provider.credential.name else "provider_outage", down, None)
         for place in (route.provider.name, _place(route)):
             mark = self._marks.get(place)
-            if mark is not None and self._clock() < mark.until and mark.key == _digest(route.provider):
+            if mark is not None and self._clock() < mark.until and mark.key == route.provider.credential.version():
                 return Closed(mark.kind, mark.reason, None if mark.until == FOREVER else mark.until - self._clock())
         breaker = self._breaker(route)
         if breaker.state == "open":
@@ -104,8 +103,11 @@ class Health:
         breaker.released()
         if failure.kind == "rate_limited":
             return self._bucket(route.provider).refused(retry_after_s)
+        version = route.provider.credential.version()
+        if failure.kind == "auth":
+            route.provider.credential.refused(version)
         place = _place(route) if failure.kind == "model_unavailable" else route.provider.name
-        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], _digest(route.provider))
+        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version)
         return None
 
     def _breaker(self, route: Route) -> Breaker:
@@ -146,8 +148,3 @@ class Admission:
 
 def _place(route: Route) -> Place:
     return route.provider.name, route.upstream, route.modality
-
-
-def _digest(provider: Provider) -> bytes:
-    """Tells one key from another without keeping either."""
-    return hashlib.sha256((provider.key() or "").encode()).digest()

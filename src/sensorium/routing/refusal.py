@@ -51,9 +51,8 @@ def _outage(these: Sequence[Attempt], attempts: Sequence[Attempt]) -> SensoriumE
 
 def _auth(these: Sequence[Attempt], attempts: Sequence[Attempt]) -> SensoriumError:
     source = _source(these)
-    secret = these[0].route.provider.secret or f"the key of provider {source}"
-    missing = not any(attempt.asked or attempt.failure.status for attempt in these)
-    if missing:
+    secret = these[0].route.provider.credential.name or f"the key of provider {source}"
+    if not any(attempt.asked or attempt.failure.status for attempt in these) and these[0].route.provider.down() is not None:
         return Unavailable(f"no key to answer with: {_list(attempts)}", code="secret_missing", hint=f"store a key in {secret}")
     return UpstreamRefused(
         f"Authentication failed: {source} refused the hub's key {secret}. {_list(attempts)}",

@@ -87,7 +87,7 @@ def headers(call: Call, route: Route) -> dict[str, str]:
         "user-agent": f"sensorium/{__version__}",
         "x-request-id": call.id,
     }
-    key = route.provider.key()
+    key = route.provider.credential.reveal()
     if key:
         sent["authorization"] = f"Bearer {key}"
     return sent
