@@ -79,7 +79,7 @@ class Route:
 class Call:
     """What a caller wants: the model it named (or `*`), the operation, and the body's members as they came.
 
-    `dialects` are those in which the members can be sent on, `operation` is the path below an OpenAI base URL, `needs` are
+    `dialects` are those in which the members can be sent on, `operation` is the path (and query) below an OpenAI base URL, `needs` are
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
     `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
     """
