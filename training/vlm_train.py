@@ -280,12 +280,7 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--noise", type=float, default=0.5, help="share of questions that also get noisy blocks")
     parser.add_argument("--boost", type=float, default=3.0, help="weight of yes/no and shape questions early in the run")
     parser.add_argument("--signs", type=float, default=0.0, help="share of pictures that are signs, beyond the sampler's own")
-    parser.add_argument(
-        "--probes",
-        type=int,
-        default=0,
-        help="at most so many words per picture that are true of it or not; a quarter of it later in the run",
-    )
+    parser.add_argument("--probes", type=int, default=0, help="at most so many words per picture that are true of it or not; a quarter of it later in the run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model in a folder of its own, then stop")
     parser.add_argument("--start", type=Path, help="a model folder to begin with, when --out holds no checkpoint yet")
