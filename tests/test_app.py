@@ -147,3 +147,10 @@ def test_a_taken_port_is_told_in_one_line(hub: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "another program listens there; choose another with --port" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_hub_that_misses_a_required_modality_does_not_start(tmp_path: Path) -> None:
+    command = hub_command(tmp_path, 0, "--require", "image,video")
+    done = subprocess.run(command, env=hub_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sensorium: video is required: not configured; turn on: router.video (URL + key)\n"

@@ -11,8 +11,9 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "sensorium"
 ORDER = (
-    *("errors", "exchange", "egress", "settings", "wire", "store", "routing", "jobs", "api", "overview", "app"),
-    *("client", "cli_secret", "cli"),
+    *("errors", "exchange", "egress", "options", "settings", "settings_text", "reference_env", "wire", "store", "routing", "jobs", "api"),
+    *("providers", "overview", "probe", "app", "client"),
+    *("cli_outcome", "cli_secret", "cli_doctor", "cli_import", "cli_provider", "cli_setup", "cli"),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "app": {*ORDER[: ORDER.index("app") + 1], "engines"},

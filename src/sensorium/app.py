@@ -10,26 +10,27 @@ import logging.handlers
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+from sensorium import providers
+from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.health import HealthDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
-from sensorium.api.router import Entry, Handler, Router
+from sensorium.api.router import Entry, Router
 from sensorium.api.secrets import SecretsDoor
-from sensorium.api.visit import Visit
+from sensorium.api.video import VideoDoor
 from sensorium.engines.supervisor import EngineProcess
-from sensorium.errors import NotConfigured, SettingsError, Unavailable
+from sensorium.errors import SettingsError, Unavailable
 from sensorium.exchange import Render
-from sensorium.overview import overview
+from sensorium.overview import overview, standings
 from sensorium.routing import shipped
 from sensorium.routing.call import Credential, Provider, Record, Route
 from sensorium.routing.catalog import Catalog
@@ -37,7 +38,7 @@ from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.upstream import Upstream
-from sensorium.settings import HostedModel, ProviderSettings, Settings
+from sensorium.settings import Settings
 from sensorium.store.database import Database
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
@@ -62,29 +63,50 @@ def shipped_models(folder: Path = MODELS) -> dict[Path, ShippedModel]:
 
 def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None) -> Catalog:
     """Every route: the operator's providers in their order, then the shipped models and their stand-ins."""
-    providers = settings.providers.items()
-    hosted = [route for name, provider in providers for route in _hosted(name, provider, settings.keys.get(name), vault)]
+    hosted = providers.routes(settings, vault)
     if engine is None:
         return Catalog(hosted)
+    ours = shipped_routes(settings, engine, taken={route.id for route in hosted})
+    # An open route takes the well-known names of its modality too.
+    opened = {route.modality for route in hosted if route.open}
+    return Catalog([*hosted, *(route for route in ours if not (route.stand_in and route.modality in opened))])
+
+
+def shipped_routes(settings: Settings, engine: EngineProcess | None = None, taken: Collection[str] = ()) -> list[Route]:
+    """The shipped models and their stand-ins; without an engine, as they would be."""
+    if not settings.local.enabled:
+        return []
     deadline = settings.local.deadline_s
-    key = Credential(None, lambda: engine.token)
-    local = Provider("local", f"{engine.base_url}/v1", key, deadline, deadline, True, lambda: _failure(engine))
-    taken = {route.id for route in hosted}
-    return Catalog([*hosted, *shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)])
+    local = Provider("local", "", Credential(), deadline, deadline, local=True)
+    if engine is not None:
+        key = Credential(None, lambda: engine.token)
+        local = replace(local, base_url=f"{engine.base_url}/v1", credential=key, down=lambda: _failure(engine))
+    return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
 def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], vault: Vault | None = None) -> Router:
     """All routes of the hub."""
     chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
+    audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
     entries = [
         Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
+        Entry("POST", "/v1/completions", chat.completions, openai.error),
+        Entry("POST", "/v1/responses", chat.responses, openai.error),
+        Entry("POST", "/v1/rerank", chat.rerank, openai.error),
         Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
         Entry("POST", "/v1/images/generations", chat.images, openai.error),
         Entry("GET", "/v1/models", chat.models, openai.error),
         Entry("GET", "/v1/models/*", chat.model, openai.error),
         Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),
-        Entry("POST", "/v1/audio/*", _not_configured("audio"), nvidia.error),
-        Entry("POST", "/v1/video/*", _not_configured("video"), nvidia.error),
+        Entry("POST", "/v1/audio/transcriptions", audio.transcriptions, nvidia.error),
+        Entry("POST", "/v1/audio/translations", audio.translations, nvidia.error),
+        Entry("POST", "/v1/audio/synthesize", audio.synthesize, nvidia.error),
+        Entry("POST", "/v1/audio/synthesize_online", audio.synthesize_online, nvidia.error),
+        Entry("POST", "/v1/audio/speech", audio.speech, nvidia.error),
+        Entry("GET", "/v1/audio/list_voices", audio.list_voices, nvidia.error),
+        Entry("GET", "/v1/audio/*", audio.unknown, nvidia.error),
+        Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
+        Entry("POST", "/v1/video/*", video.draw, nvidia.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]
@@ -130,10 +152,11 @@ def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: V
     return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault))
 
 
-async def run(settings: Settings, say: Callable[[str], None]) -> bool:
+async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> bool:
     """Serve until told to stop: the engine first, then the hub; at the end the other way round. True when Ctrl-C stopped it.
 
-    `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had.
+    `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had, or a
+    modality that is in `require` is off.
     """
     listener = _listen(settings.server.host, settings.server.port)
     _log_to(settings.data_dir)
@@ -144,6 +167,9 @@ async def run(settings: Settings, say: Callable[[str], None]) -> bool:
     upstream = Upstream()
     try:
         hub = build(settings, engine, upstream.send, vault)
+        off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]
+        if off:
+            raise SettingsError(off)
         server = _Server(_uvicorn(settings, hub.router))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if engine is not None:
@@ -162,9 +188,9 @@ async def run(settings: Settings, say: Callable[[str], None]) -> bool:
         database.close()
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
+def serve(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> None:
     """Blocking twin of `run`, for the command line. Raises KeyboardInterrupt after a stop by Ctrl-C."""
-    if asyncio.run(run(settings, say)):
+    if asyncio.run(run(settings, say, require)):
         raise KeyboardInterrupt
 
 
@@ -238,45 +264,3 @@ def _engine(settings: Settings) -> EngineProcess | None:
 
 def _failure(engine: EngineProcess) -> str | None:
     return "; ".join(engine.problems) or "its engine cannot run" if engine.state == "failed" else None
-
-
-def _hosted(name: str, provider: ProviderSettings, key: str | None, vault: Vault | None) -> Sequence[Route]:
-    credential, down = Credential(provider.key_env, lambda: key), _no_reason
-    if provider.key is not None:
-        if vault is None:
-            raise ValueError(f"provider {name} needs the vault")
-        credential = _sealed(vault, provider.key.name, provider.base_url)
-        down = partial(_unusable, vault, provider.key.name, provider.base_url)
-    upstream = Provider(name, provider.base_url, credential, provider.timeout_s, provider.idle_s, down=down)
-    return [_hosted_route(model, upstream, provider.kind) for model in provider.models]
-
-
-def _sealed(vault: Vault, secret: str, url: str) -> Credential:
-    return Credential(
-        secret,
-        lambda: vault.reveal(secret, url).value,
-        lambda: vault.state(secret, url).version,
-        lambda version: vault.mark_refused(secret, version),
-    )
-
-
-def _unusable(vault: Vault, secret: str, url: str) -> str | None:
-    """Why this secret cannot be sent. A refused one can: whether to try it is known where the refusal was met."""
-    standing = vault.state(secret, url)
-    return None if standing.status in ("ready", "refused") else standing.reason
-
-
-def _no_reason() -> str | None:
-    return None
-
-
-def _hosted_route(model: HostedModel, provider: Provider, kind: str) -> Route:
-    seen = {"chat": {"text", "vision"} if model.vision else {"text"}}.get(model.modality, set())
-    return Route(model.id, model.modality, "genai" if kind == "genai" else "openai", frozenset(seen), provider, model.upstream or model.id)
-
-
-def _not_configured(modality: str) -> Handler:
-    async def refuse(visit: Visit) -> None:
-        raise NotConfigured(f"{modality} is not configured on this hub: set router.{modality} (URL + key)")
-
-    return refuse

@@ -46,7 +46,7 @@ def place(
     data_dir: Annotated[Path | None, typer.Option(help="Data folder of the hub.", show_default=False)] = None,
 ) -> None:
     environ, outcome = ctx.obj
-    ctx.obj = lambda: _opened(environ, outcome, settings, data_dir)
+    ctx.obj = lambda: opened(environ, outcome, settings, data_dir)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def put(
     """Store a secret, or a new version of it. In force at once; the version before is kept for rollback."""
     with ctx.obj() as opened:
         value = _value(name, file)
-        _stored(opened.vault.put(name, value, host or (), otherwise=opened.settings.hosts_of(name), who=opened.who), value)
+        stored(opened.vault.put(name, value, host or (), otherwise=opened.settings.hosts_of(name), who=opened.who), value)
 
 
 @app.command()
@@ -73,14 +73,14 @@ def rotate(ctx: typer.Context, name: Name, file: File = None) -> None:
     with ctx.obj() as opened:
         opened.vault.entry(name)
         value = _value(name, file)
-        _stored(opened.vault.rotate(name, value, who=opened.who), value)
+        stored(opened.vault.rotate(name, value, who=opened.who), value)
 
 
 @app.command()
 def rollback(ctx: typer.Context, name: Name) -> None:
     """Bring back the version before, value and hosts. Twice leads back."""
     with ctx.obj() as opened:
-        _stored(opened.vault.rollback(name, who=opened.who))
+        stored(opened.vault.rollback(name, who=opened.who))
 
 
 @app.command("list")
@@ -99,14 +99,14 @@ def listed(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", h
 def disable(ctx: typer.Context, name: Name) -> None:
     """Keep a secret, but let nothing use it."""
     with ctx.obj() as opened:
-        _stored(opened.vault.disable(name, who=opened.who))
+        stored(opened.vault.disable(name, who=opened.who))
 
 
 @app.command()
 def enable(ctx: typer.Context, name: Name) -> None:
     """Undo disable."""
     with ctx.obj() as opened:
-        _stored(opened.vault.enable(name, who=opened.who))
+        stored(opened.vault.enable(name, who=opened.who))
 
 
 @app.command()
@@ -152,7 +152,8 @@ def audit(
 
 
 @contextmanager
-def _opened(environ: Mapping[str, str], outcome: Outcome, file: Path | None, data_dir: Path | None) -> Iterator[Opened]:
+def opened(environ: Mapping[str, str], outcome: Outcome, file: Path | None, data_dir: Path | None) -> Iterator[Opened]:
+    """The vault that settings and data folder lead to; `outcome` says how a failure ends."""
     with outcome():
         # Start-up cost: the vault takes longer to import than most commands take to run.
         from sensorium.settings import load_for_vault
@@ -183,7 +184,8 @@ def _value(name: str, file: Path | None) -> str:
     return raw.decode("ascii", "replace").rstrip("\r\n")
 
 
-def _stored(entry: Entry, value: str | None = None) -> None:
+def stored(entry: Entry, value: str | None = None) -> None:
+    """Say what was stored, and what is odd about the value."""
     # Start-up cost: the vault takes longer to import than most commands take to run.
     from sensorium.store.secret import concerns
 

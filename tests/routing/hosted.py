@@ -18,6 +18,11 @@ def chat(id: str, at: Provider, capabilities: set[str] | None = None, upstream: 
     return Route(id, "chat", "openai", frozenset(capabilities or {"text", "vision"}), at, upstream or id)
 
 
+def nvidia(modality: str, at: Provider, id: str = "*", dialect: str = "nvidia") -> Route:
+    """A route in NVIDIA's dialect, open unless it has an id."""
+    return Route(id, modality, dialect, frozenset(), at, id)  # type: ignore[arg-type]
+
+
 def image(id: str, at: Provider, upstream: str | None = None, stand_in: bool = False) -> Route:
     return Route(id, "image", "genai", frozenset(), at, upstream or id, "synthetic-scenes", stand_in)
 

@@ -31,7 +31,7 @@ def simulating(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             said = []
             for line in process.stdout:
                 said.append(line)
-                if line.startswith("]") and "flux.1-dev" in said[-2]:
+                if line.startswith("key_env") and "status_url" in said[-2]:
                     break
             yield process, "".join(said)
         finally:
@@ -59,9 +59,12 @@ def test_it_prints_where_it_is_and_settings_for_a_hub_and_stops_on_ctrl_c(tmp_pa
         file = tmp_path / "hub.toml"
         file.write_text(said[said.index("# settings") :], "utf-8")
         loaded = settings.load(file, {variable: "nvapi-simulated", "HOME": str(tmp_path)})
-        assert {provider.base_url for provider in loaded.providers.values()} == {
-            f"{found[1]}/integrate.api.nvidia.com/v1",
-            f"{found[1]}/ai.api.nvidia.com/v1/genai",
+        assert {name: table.url.removeprefix(found[1]) for name, table in loaded.router.given.items()} == {
+            "chat": "/integrate.api.nvidia.com/v1",
+            "image": "/ai.api.nvidia.com/v1/genai",
+            "audio": "/877104f7-e885-42b9-8de8-f6e4c6303969.invocation.api.nvcf.nvidia.com/v1/audio",
+            "video": "/ai.api.nvidia.com/v1/cosmos",
+            "embeddings": "/integrate.api.nvidia.com/v1",
         }
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None

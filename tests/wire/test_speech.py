@@ -71,7 +71,24 @@ def test_the_seeds_synthesis_body_becomes_a_form() -> None:
         "text": "hello", "voice": "Magpie-Multilingual.EN-US.Aria", "language": "en-US", "encoding": "LINEAR_PCM",
         "sample_rate_hz": "22050",
     }  # fmt: skip
-    assert form.changes == ("language en-US added",)
+    assert form.changes == (
+        "voice aria sent as Magpie-Multilingual.EN-US.Aria",
+        "language en-US added",
+        "encoding LINEAR_PCM added",
+        "sample_rate_hz 22050 added",
+    )
+
+
+def test_a_callers_own_synthesis_form_is_kept() -> None:
+    parts = [Part("text", b"hi"), Part("audio_prompt", WAV, "p.wav", "audio/wav"), Part("model", b"m"), Part("voice", b"aria")]
+    form = speech.synthesis_form(parts, voices={"aria": "Magpie-Multilingual.FR-FR.Aria"}, language="en-US")
+    assert form.parts[:2] == (parts[0], parts[1])
+    assert fields(form) == {
+        "text": "hi", "audio_prompt": WAV.decode("latin-1"), "voice": "Magpie-Multilingual.FR-FR.Aria", "language": "fr-FR",
+    }  # fmt: skip
+    assert form.changes == ("voice aria sent as Magpie-Multilingual.FR-FR.Aria", "language fr-FR added")
+    whole = speech.synthesis_form([Part("text", b"hi"), Part("language", b"de-DE")], voices={}, language="en-US")
+    assert (fields(whole), whole.changes) == ({"text": "hi", "language": "de-DE"}, ())
 
 
 def test_the_language_follows_the_voice_and_numbers_are_kept() -> None:
@@ -89,8 +106,11 @@ def test_what_cannot_be_said(members: dict[str, object]) -> None:
 
 
 def test_openais_speech_body() -> None:
-    members, media = speech.spoken(jsonbody.members(b'{"model":"m","input":"hi","voice":"aria","response_format":"pcm","speed":1.0}'))
+    body = b'{"model":"m","input":"hi","voice":"aria","response_format":"pcm","speed":1.0,"instructions":"softly"}'
+    members, media, changes = speech.spoken(jsonbody.members(body))
     assert (jsonbody.text(members, "text"), jsonbody.text(members, "voice"), media) == ("hi", "aria", "audio/pcm")
+    assert (jsonbody.value(members, "sample_rate_hz"), changes) == (24000, ("instructions dropped",))
+    assert speech.spoken(jsonbody.members(b'{"input":"hi"}'))[1:] == ("audio/wav", ("response_format wav added",))
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,19 @@ Nothing here does I/O; `Reply` only carries the stream that `upstream` opened.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sensorium.errors import UpstreamFailed
 from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
+from sensorium.wire.multipart import Part
 
-Dialect = Literal["openai", "genai"]
-Modality = Literal["chat", "embed", "image"]
+Dialect = Literal["openai", "genai", "nvidia"]
+"""How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
+URL (pictures, video). `nvidia`: what NVIDIA does in a way of its own: speech NIMs (the operation below the base URL, forms, no model),
+rerank (the model's slug below the base URL) and embeddings (`input_type`)."""
+Modality = Literal["chat", "embed", "image", "speech", "transcribe", "video", "rerank"]
 Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"
 
@@ -39,7 +43,9 @@ class Provider:
 
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
     `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
-    send.
+    send. `status_url` is where NVCF jobs are polled (None: /v1/status on the host of the base URL; the key goes there too).
+    For speech: `language` where the caller names none, `voices` as short names of voices, `speech_model` as the recogniser's internal
+    name.
     """
 
     name: str
@@ -51,12 +57,17 @@ class Provider:
     down: Callable[[], str | None] = lambda: None
     per_minute: float | None = None
     burst: int = 10
+    status_url: str | None = None
+    language: str | None = None
+    voices: Mapping[str, str] = field(default_factory=dict)
+    speech_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """A model on a provider, called in `dialect`. `upstream` is the provider's name for it, `scope` what it knows about.
 
+    An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
     """
 
@@ -74,6 +85,11 @@ class Route:
         """The id of the model that really answers."""
         return self.upstream if self.stand_in else self.id
 
+    @property
+    def open(self) -> bool:
+        """Whether it takes any name."""
+        return self.upstream == ANY_MODEL
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -82,6 +98,8 @@ class Call:
     `dialects` are those in which the members can be sent on, `operation` is the path (and query) below an OpenAI base URL, `needs` are
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
     `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
+    `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
+    `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
     """
 
     id: str
@@ -95,6 +113,10 @@ class Call:
     caller: str = ""
     where: Where = "any"
     deadline_s: float | None = None
+    method: str = "POST"
+    form: tuple[Part, ...] | None = None
+    changes: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +139,8 @@ class Attempt:
 class Reply:
     """An answer whose body is still arriving. Iterate `chunks` to the end or not, then `close` in any case.
 
-    Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names.
+    Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names, `changes` is what
+    differs between the caller's body and the one that was sent.
     """
 
     status: int
@@ -126,6 +149,7 @@ class Reply:
     close: Callable[[], Awaitable[None]]
     route: Route
     attempts: tuple[Attempt, ...] = ()
+    changes: tuple[str, ...] = ()
 
     async def whole(self, cap: int = 64 * 1024 * 1024) -> bytes:
         """The body to its end, at most `cap` bytes; closes the reply. Raises UpstreamFailed when it is longer."""

@@ -158,7 +158,8 @@ class Walk:
                 admission.answered()
                 return reply
             told = retry_after(reply)
-            wait = admission.failed(failure, told) or told
+            silent = self.call.optional and failure.kind == "model_unavailable"  # the operation is missing, not the model
+            wait = told if silent else admission.failed(failure, told) or told
             return self._refused(route, reply, failure, wait)
         self._note(route, failure, admission.failed(failure))
         return None

@@ -24,6 +24,7 @@ from sensorium.wire.failure import Failure, FailureClass
 
 FOREVER = float("inf")
 DWELL_S: dict[FailureClass, float] = {"auth": FOREVER, "quota_exhausted": 3600.0, "model_unavailable": 600.0}
+MOST_PLACES = 4096  # of which anything is remembered: open routes take any name that a caller thinks of
 Place = tuple[str, str, str]
 
 
@@ -107,11 +108,18 @@ class Health:
         if failure.kind == "auth":
             route.provider.credential.refused(version)
         place = _place(route) if failure.kind == "model_unavailable" else route.provider.name
+        if len(self._marks) >= MOST_PLACES:
+            self._marks = {place: mark for place, mark in self._marks.items() if isinstance(place, str)}
         self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version)
         return None
 
     def _breaker(self, route: Route) -> Breaker:
-        return self._breakers.setdefault(_place(route), Breaker(self._clock, self._trip))
+        found = self._breakers.get(_place(route))
+        if found is None:
+            if len(self._breakers) >= MOST_PLACES:
+                self._breakers = {place: breaker for place, breaker in self._breakers.items() if breaker.state != "closed"}
+            found = self._breakers[_place(route)] = Breaker(self._clock, self._trip)
+        return found
 
     def _bucket(self, provider: Provider) -> Bucket:
         found = self._buckets.get(provider.name)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sensorium.errors import BadRequest, NotFound, Unavailable
-from sensorium.settings import SECRET_NAME
+from sensorium.options import SECRET_NAME
 
 Status = Literal["ready", "missing", "disabled", "refused", "unbound", "locked", "damaged", "unreadable"]
 VALUE = re.compile(r"[!-~]+")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.errors import BadRequest, Unprocessable, UnsupportedMedia
-from sensorium.wire import jsonbody, multipart
+from sensorium.wire import jsonbody, multipart, parameters
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 
@@ -22,8 +22,10 @@ DEFAULT_LANGUAGE: Final = "en-US"
 SAMPLE_RATE: Final = 22050  # Hz; what NVIDIA's own samples ask for
 LONGEST_TEXT: Final = 10_000  # characters, as OpenAI's speech door; an upstream may take fewer and says so
 SYNTHESIS_FIELDS: Final = ("text", "language", "voice", "sample_rate_hz", "encoding")
-# formats of OpenAI's speech door: the encoding to ask for, and the media type of what comes back
-FORMATS: Final = {"wav": ("LINEAR_PCM", "audio/wav"), "pcm": ("LINEAR_PCM", "audio/pcm")}
+# formats of OpenAI's speech door, and the media type of what comes back
+PCM: Final = "audio/pcm"
+FORMATS: Final = {"wav": "audio/wav", "pcm": PCM}
+PCM_RATE: Final = 24000  # Hz; of OpenAI's pcm, which has no header that could tell
 _LOCALES: Final = {
     "en": "en-US",
     "de": "de-DE",
@@ -104,29 +106,43 @@ def synthesis(members: Members, *, voices: Mapping[str, str], language: str) -> 
         given = jsonbody.value(members, name) if name in members else None
         if given is not None:
             fields[name] = _scalar(name, given)
-    if "voice" in fields:
-        fields["voice"] = voices.get(fields["voice"], fields["voice"])
-    if "language" not in fields:
-        fields["language"] = _spoken(fields.get("voice", "")) or language
-        changes.append(f"language {fields['language']} added")
-    fields.setdefault("encoding", "LINEAR_PCM")
-    fields.setdefault("sample_rate_hz", str(SAMPLE_RATE))
-    return Form(tuple(Part(name, text.encode()) for name, text in fields.items()), tuple(changes))
+    added = _completed(fields, voices, language)
+    for name, text in (("encoding", "LINEAR_PCM"), ("sample_rate_hz", str(SAMPLE_RATE))):
+        if name not in fields:
+            fields[name] = text
+            added.append(f"{name} {text} added")
+    return Form(tuple(Part(name, text.encode()) for name, text in fields.items()), (*changes, *added))
 
 
-def spoken(members: Members) -> tuple[Members, str]:
-    """OpenAI's speech body as that of `synthesis`, and the media type to answer with.
+def synthesis_form(parts: Sequence[Part], *, voices: Mapping[str, str], language: str) -> Form:
+    """A caller's own synthesis form as it is, less its `model`, with the voice's full name and a language where there was none."""
+    fields = {name: text for name in ("voice", "language") if (text := multipart.field(parts, name)) is not None}
+    changes = _completed(fields, voices, language)
+    kept = [Part("voice", fields["voice"].encode()) if part.name == "voice" else part for part in multipart.without(parts, "model")]
+    if not any(part.name == "language" for part in parts):
+        kept.append(Part("language", fields["language"].encode()))
+    return Form(tuple(kept), tuple(changes))
+
+
+def spoken(members: Members) -> tuple[Members, str, tuple[str, ...]]:
+    """OpenAI's speech body as that of `synthesis`, the media type to answer with, and what was changed.
 
     Raises Unprocessable for a format other than wav or pcm and for a speed, which the service cannot change.
     """
-    wanted = jsonbody.text(members, "response_format") or "wav"
+    given = jsonbody.text(members, "response_format")
+    wanted = given or "wav"
     if wanted not in FORMATS:
         raise Unprocessable(f"response_format {wanted!r} cannot be made here; use {' or '.join(FORMATS)}", param="response_format")
     speed = jsonbody.value(members, "speed") if "speed" in members else None
     if speed not in (None, 1, 1.0):
         raise Unprocessable("speed cannot be changed by this voice; leave it out or send 1", param="speed")
     renamed = {"input": "text", "voice": "voice", "language": "language", "model": "model"}
-    return {renamed[name]: raw for name, raw in members.items() if name in renamed}, FORMATS[wanted][1]
+    ignored = [name for name in members if name not in (*renamed, "response_format", "speed")]
+    changes = (*((f"{parameters.listed(ignored)} dropped",) if ignored else ()), *(() if given else ("response_format wav added",)))
+    body = {renamed[name]: raw for name, raw in members.items() if name in renamed}
+    if wanted == "pcm":
+        body["sample_rate_hz"] = msgspec.Raw(str(PCM_RATE).encode())
+    return body, FORMATS[wanted], changes
 
 
 def voices(body: bytes) -> list[str]:
@@ -145,6 +161,18 @@ def unknown_voice(voice: str, known: Sequence[str]) -> BadRequest:
     near = difflib.get_close_matches(voice.lower(), last, n=3, cutoff=0.4) or [name.rpartition(".")[2].lower() for name in known[:3]]
     hint = f"try {', '.join(last[name] for name in near if name in last)}; GET /v1/audio/list_voices has them all"
     return BadRequest(f"no voice {voice[:80]!r} is known here", param="voice", hint=hint, code="unknown_voice")
+
+
+def _completed(fields: dict[str, str], voices: Mapping[str, str], language: str) -> list[str]:
+    """Put the voice's full name and a language into `fields`; says what was changed."""
+    changes, short = [], fields.get("voice")
+    if short is not None and short in voices:
+        fields["voice"] = voices[short]
+        changes.append(f"voice {short} sent as {voices[short]}")
+    if "language" not in fields:
+        fields["language"] = _spoken(fields.get("voice", "")) or language
+        changes.append(f"language {fields['language']} added")
+    return changes
 
 
 def _spoken(voice: str) -> str | None:

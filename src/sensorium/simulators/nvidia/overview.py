@@ -32,27 +32,38 @@ def overview(address: str, catalog: Catalog, own_key: bool) -> str:
     lines += [f"  {name.ljust(width)}  {url}" for name, url in hosts]
     lines += ["", *(f"  {name.ljust(width)}  {url}" for name, url in speech)]
     key = '"..."   # the key given with --key' if own_key else DEFAULT_KEY
-    return "\n".join([*lines, "", f"  export {KEY_VARIABLE}={key}", "", settings(address)])
+    return "\n".join([*lines, "", f"  export {KEY_VARIABLE}={key}", "", settings(address, catalog)])
 
 
-def settings(address: str) -> str:
-    """Providers for a hub's settings file."""
-    drawn = "\n".join(f'    {{ id = "{name}", modality = "image" }},' for name in DRAWN)
+def settings(address: str, catalog: Catalog) -> str:
+    """Every modality, for a hub's settings file."""
+    drawn = ", ".join(f'"{name}"' for name in DRAWN)
+    speaks, listens = (
+        next(model.function for model in catalog.models if model.kind == kind and model.over_http) for kind in ("tts", "asr")
+    )
     return f"""\
 # settings for a hub in front of it
-[providers.nvidia]
-kind = "openai"
-base_url = "{address}/{INTEGRATE}/v1"
+[router.chat]
+url = "{address}/{INTEGRATE}/v1"
 key_env = "{KEY_VARIABLE}"
-models = [
-    {{ id = "{CHAT}", modality = "chat", vision = true }},
-    {{ id = "{EMBED}", modality = "embed" }},
-]
+models = [{{ id = "{CHAT}", vision = true }}]
 
-[providers.nvidia-image]
-kind = "genai"
-base_url = "{address}/{AI}/v1/genai"
+[router.embeddings]
+url = "{address}/{INTEGRATE}/v1"
 key_env = "{KEY_VARIABLE}"
-models = [
-{drawn}
-]"""
+models = ["{EMBED}"]
+
+[router.image]
+url = "{address}/{AI}/v1/genai"
+key_env = "{KEY_VARIABLE}"
+models = [{drawn}]
+
+[router.audio]
+url = "{address}/{speaks}{FUNCTIONS}/v1/audio"
+asr_url = "{address}/{listens}{FUNCTIONS}/v1/audio"
+key_env = "{KEY_VARIABLE}"
+
+[router.video]
+url = "{address}/{AI}/v1/cosmos"
+status_url = "{address}/{NVCF}/v2/nvcf/pexec/status"
+key_env = "{KEY_VARIABLE}\""""
