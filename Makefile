@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 PORT ?= 8789
-VLM_MINUTES ?= 55
-FLOW_MINUTES ?= 60
+VLM_MINUTES ?= 130
+VLM_PAIRS_MINUTES ?= 30
+FLOW_MINUTES ?= 80
 
 VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
@@ -43,12 +44,21 @@ oracles: $(VENV)/.with-oracles train-smoke ## engines and models against torch, 
 bench: $(VENV)/.with-default ## latency, memory and start-up figures; the last line is JSON
 	@$(PY) bench/local.py
 
-train: $(VENV)/.with-oracles ## make the shipped weights again from nothing, resumable (hours on a CPU; installs torch)
+train: $(VENV)/.with-oracles ## make the shipped weights again from nothing, resumable, and measure them (hours on a CPU; installs torch)
+	@$(PY) -m training.judge_train
 	@$(PY) -m training.vlm_train --minutes $(VLM_MINUTES) --out training/out/vlm
-	@$(PY) -m training.export training/out/vlm/vlm.pt src/sensorium/models/scenes-vlm
+	@$(PY) -m training.export training/out/vlm/vlm.pt training/out/scenes-vlm
+	@$(PY) -m training.vlm_train --minutes $(VLM_PAIRS_MINUTES) --out training/out/vlm-pairs --start training/out/scenes-vlm \
+	  --tower-share 0 --pairs 0.4 --noise 0.7 --boost 1.5 --probes 12 --muon-lr 1.2e-3 --adam-lr 1e-3 --seed 2
+	@$(PY) -m training.export training/out/vlm-pairs/vlm.pt src/sensorium/models/scenes-vlm
+	@$(PY) -m training.evaluate vlm --n 2000 --held-out --save training/out/vlm.json
+	@$(PY) -m training.export training/out/vlm-pairs/vlm.pt src/sensorium/models/scenes-vlm --measured training/out/vlm.json
 	@$(PY) -m training.flow_train --minutes $(FLOW_MINUTES) --out training/out/flow
 	@$(PY) -m training.flow_export training/out/flow/checkpoint.pt src/sensorium/models/scenes-flow
-	@$(PY) -m training.judge_train
+	@$(PY) -m training.evaluate flow --n 500 --held-out --save training/out/flow.json
+	@$(PY) -m training.flow_export training/out/flow/checkpoint.pt src/sensorium/models/scenes-flow --measured training/out/flow.json
+	@$(PY) -m training.report --vlm training/out/vlm.json --vlm-log training/out/vlm/log.jsonl training/out/vlm-pairs/log.jsonl \
+	  --flow training/out/flow.json --flow-log training/out/flow/log.jsonl
 
 train-smoke: $(VENV)/.with-oracles ## a training of a few steps from end to end, in under a minute (installs torch)
 	@$(PY) -m training.vlm_train --smoke

@@ -1,14 +1,18 @@
 """Evaluates the shipped models through the shipped engines, on held-out scenes. numpy only.
 
     python -m training.evaluate flow --n 500 --seed 1 --held-out
-    python -m training.evaluate vlm  --n 500 --seed 1 --held-out
+    python -m training.evaluate vlm  --n 2000 --seed 1 --held-out --save vlm.json
 
-A table for people, then one line of JSON. Seeds 0 to 9999 belong to evaluation and are never trained on.
+A table for people, then one line of JSON: shares of one, and under `counts` the same figures as [hits, questions or pictures], from which
+`wilson` makes intervals. Seeds 0 to 9999 belong to evaluation and are never trained on; training runs look at 9 and 77 while they learn,
+so figures to publish take another. --save also keeps the command, the date and every failure; model cards and the report read that file.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import hashlib
 import json
 import math
 import sys
@@ -40,40 +44,47 @@ def progress(items: Iterable[Item], what: str, every: int = 50) -> Iterator[Item
         yield item
 
 
-def table(rows: list[tuple[str, int, int]], title: str) -> str:
-    """Lines of name, share, count and interval."""
+def table(rows: list[tuple[str, int, int, str]], title: str) -> str:
+    """Lines of name, share, count, interval and remark."""
     lines = [title]
-    for name, hits, count in rows:
+    for name, hits, count, remark in rows:
         low, high = wilson(hits, count)
-        lines.append(f"  {name:<28} {100 * hits / max(count, 1):6.1f} %   of {count:>5}   ({100 * low:.1f} to {100 * high:.1f})")
+        share = f"{100 * hits / max(count, 1):6.1f} %   of {count:>5}   ({100 * low:.1f} to {100 * high:.1f})"
+        lines.append(f"  {name:<28} {share:<40} {remark}".rstrip())
     return "\n".join(lines)
 
 
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the figures rest on."""
-    return {"n": options.n, "seed": options.seed, "held_out": options.held_out}
+def digest(folder: Path) -> str:
+    """Which weights a model folder holds: the beginning of a checksum over its tensors' files."""
+    found = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        found.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()[:16]
 
 
-def flow(options: argparse.Namespace) -> dict[str, Any]:
+def command(options: argparse.Namespace) -> str:
+    """What to type for the same figures; a model folder of one's own goes by its name alone."""
+    parts = ["python -m training.evaluate", options.which, f"--n {options.n}", f"--seed {options.seed}"]
+    parts += ["--held-out"] * options.held_out + ([f"--steps {options.steps}"] if options.steps else [])
+    return " ".join(parts + ([f"--model {options.model.name}"] if options.model else []))
+
+
+def flow(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Draw, judge and measure."""
-    folder = options.model or MODELS / "scenes-flow"
     score = evaluate_flow.evaluate(folder, options.n, options.seed, held=options.held_out or None, steps=options.steps, watch=progress)
-    title = f"{folder.name}, {score.steps} steps, {options.n} scenes"
-    print(table([("right (judge and measure)", *score.right), *score.rows()], title))
-    return {"model": score.model, **score.summary(), **settings(options), "ci": wilson(*score.right)}
+    print(table(score.rows(), f"{folder.name}, {score.steps} steps, {options.n} scenes"))
+    return score.summary() | {"ci": wilson(*score.right)}, score.failures
 
 
-def vlm(options: argparse.Namespace) -> dict[str, Any]:
+def vlm(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Ask and compare."""
-    folder = options.model or MODELS / "scenes-vlm"
     score = evaluate_vlm.evaluate(folder, options.n, options.seed, held=options.held_out or None, steps=options.steps, watch=progress)
-    title = f"{folder.name}, {options.n} questions; blind: on a grey picture; constant: best fixed answer"
-    print(table([("exact", *score.exact), *score.rows()], title))
-    return {"model": score.model, **score.summary(), **settings(options), "ci": wilson(*score.exact)}
+    print(table(score.rows(), f"{folder.name}, {options.n} questions; blind: on a grey picture; constant: the best fixed answer"))
+    return score.summary() | {"ci": wilson(*score.exact)}, score.failures()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Options from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=("flow", "vlm"))
     parser.add_argument("--n", type=int, default=500, help="scenes or questions")
@@ -81,10 +92,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held-out", action="store_true", help="only scenes that training never saw the like of")
     parser.add_argument("--steps", type=int, help="sampling steps (flow) or denoising budget (vlm); default: the model's own")
     parser.add_argument("--model", type=Path, help="a model folder; default: the one in the package")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the figures, how they came about, and all failures")
     options = parser.parse_args(arguments)
     if options.n < 1 or not 0 <= options.seed <= 9999:
         parser.error("--n must be at least 1 and --seed from 0 to 9999")
-    print(json.dumps(flow(options) if options.which == "flow" else vlm(options)))
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    options = parse(arguments)
+    folder = options.model or MODELS / f"scenes-{options.which}"
+    figures, failures = (flow if options.which == "flow" else vlm)(options, folder)
+    line = {"model": folder.name, "weights": digest(folder), **figures}
+    line |= {"n": options.n, "seed": options.seed, "held_out": options.held_out}
+    if options.save:
+        facts = {"command": command(options), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+        options.save.write_text(json.dumps({**facts, **line, "failures": failures}, indent=1) + "\n", "utf-8")
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

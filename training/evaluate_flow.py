@@ -21,7 +21,7 @@ from training import judge, measure, scenes
 
 KINDS: Final = ("single", "count", "pair")
 SEED_PROMPT: Final = "a red cube on a white table"
-SEED_COUNT: Final = 100
+SEED_COUNT: Final = 200
 SEED_ASPECTS: Final = ("kind", "count", "colour", "shape", "surface")  # what the prompt names
 Watch = Callable[[Iterable[int], str], Iterable[int]]
 Image = NDArray[np.uint8]
@@ -58,11 +58,17 @@ class Score:
     seed_prompt: tuple[int, int] = (0, 0)
     aspects: dict[str, tuple[int, int]] = field(default_factory=dict)
     kinds: dict[str, tuple[int, int]] = field(default_factory=dict)
-    wrong: list[tuple[str, int]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
 
-    def rows(self) -> list[tuple[str, int, int]]:
+    def figures(self) -> dict[str, Any]:
+        """All sums by their names in the line of JSON."""
+        names = ("right", "judged", "measured", "judge_on_real", "measure_on_real")
+        parts = {"by_aspect": self.aspects, "by_kind": self.kinds, "seed_prompt_right": self.seed_prompt}
+        return {name: getattr(self, name) for name in names} | parts
+
+    def rows(self) -> list[tuple[str, int, int, str]]:
         """For the table."""
-        parts = {"right by the judge": self.judged, "right by measurement": self.measured}
+        parts = {"right (judge and measure)": self.right, "right by the judge": self.judged, "right by measurement": self.measured}
         parts |= {f"kind: {name}": value for name, value in self.kinds.items()}
         parts |= {f"aspect: {name}": value for name, value in self.aspects.items()}
         parts |= {
@@ -70,15 +76,16 @@ class Score:
             "judge on real renders": self.judge_on_real,
             "measure on real renders": self.measure_on_real,
         }
-        return [(name, *value) for name, value in parts.items()]
+        return [(name, *value, "") for name, value in parts.items()]
 
     def summary(self) -> dict[str, Any]:
-        """For the line of JSON: shares of one."""
-        single = ("right", "judged", "measured", "judge_on_real", "measure_on_real")
-        result: dict[str, Any] = {name: share(getattr(self, name)) for name in single}
-        result |= {"by_aspect": {name: share(value) for name, value in self.aspects.items()}}
-        result |= {"by_kind": {name: share(value) for name, value in self.kinds.items()}}
-        return result | {"seed_prompt_right": share(self.seed_prompt), "steps": self.steps}
+        """For the line of JSON: shares of one, and the counts behind them."""
+        return shares(self.figures()) | {"steps": self.steps, "counts": self.figures()}
+
+
+def shares(figures: dict[str, Any]) -> dict[str, Any]:
+    """The same figures, groups of them included, as shares."""
+    return {name: shares(value) if isinstance(value, dict) else share(value) for name, value in figures.items()}
 
 
 def share(value: tuple[int, int]) -> float:
@@ -91,17 +98,26 @@ def verdict(judging: judge.Judge, image: Image, scene: world.Scene) -> Verdict:
     return Verdict(judge.check(judging.look(image), scene), measure.check(image, scene))
 
 
+def sample(rng: random.Random, count: int, held: bool | None) -> list[scenes.Layout]:
+    """The scenes of an evaluation, the first thing that its random source is used for."""
+    return [scenes.sample(rng, held, KINDS) for _ in range(count)]
+
+
+def picture(engine: FlowImage, scene: world.Scene, number: int, steps: int | None) -> Image:
+    """Scene `number` of an evaluation as the model draws it: its full caption, its number as seed."""
+    return np.asarray(engine.draw(Draw(world.canonical(scene), seed=number, steps=steps)).image)
+
+
 def evaluate(folder: Path, count: int, seed: int, *, held: bool | None, steps: int | None, watch: Watch) -> Score:
-    """Draw `count` scenes from their full captions, and the seed prompt with 100 seeds; look at all of them, and at real renders."""
+    """Draw `count` scenes from their full captions, and the seed prompt with 200 seeds; look at all of them, and at real renders."""
     engine, judging = FlowImage.load(folder), judge.Judge.load()
     score = Score(engine.name, steps or engine.config.default_steps)
     rng = random.Random(seed)
-    layouts = [scenes.sample(rng, held, KINDS) for _ in range(count)]
+    layouts = sample(rng, count, held)
     drawn, real = [], []
     for number in watch(range(count), "scenes"):
         scene = layouts[number].scene
-        picture = engine.draw(Draw(world.canonical(scene), seed=number, steps=steps)).image
-        drawn.append(verdict(judging, np.asarray(picture), scene))
+        drawn.append(verdict(judging, picture(engine, scene, number, steps), scene))
         real.append(verdict(judging, scenes.render(layouts[number], rng), scene))
     tally(score, [layout.scene for layout in layouts], drawn, real)
     score.seed_prompt = (sum(named(engine, judging, number, steps) for number in watch(range(SEED_COUNT), "seed prompt")), SEED_COUNT)
@@ -121,7 +137,13 @@ def tally(score: Score, wanted: list[world.Scene], drawn: list[Verdict], real: l
         score.aspects[aspect] = sum(one.holds(aspect) for one in asked), len(asked)
     for kind, total in sorted(Counter(scene.kind for scene in wanted).items()):
         score.kinds[kind] = sum(one.right for one, scene in zip(drawn, wanted, strict=True) if scene.kind == kind), total
-    score.wrong = [(world.canonical(scene), number) for number, (one, scene) in enumerate(zip(drawn, wanted, strict=True)) if not one.right]
+    score.failures = [failure(number, *pair) for number, pair in enumerate(zip(wanted, drawn, strict=True)) if not pair[1].right]
+
+
+def failure(number: int, scene: world.Scene, one: Verdict) -> dict[str, Any]:
+    """What the report needs to draw a wrong picture again and to say what is wrong with it."""
+    judged, measured = ([aspect for aspect, holds in said.items() if not holds] for said in (one.judged, one.measured))
+    return {"number": number, "caption": world.canonical(scene), "judge": judged, "measure": measured}
 
 
 def named(engine: FlowImage, judging: judge.Judge, seed: int, steps: int | None) -> bool:

@@ -1,6 +1,7 @@
 """Model folders in the official file formats: int8 rows (what ships) or plain float32 (`--float`, for other libraries).
 
-`python -m training.export CHECKPOINT FOLDER` writes scenes-vlm. The int8 writer serves every model; it knows no architecture.
+`python -m training.export CHECKPOINT FOLDER` writes scenes-vlm; once `training.evaluate --save FILE` has measured it, the same with
+`--measured FILE` puts the figures into its card. The int8 writer serves every model; it knows no architecture.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from training import tokenizer
-from training.model_card import vlm_card
+from training.model_card import read_measured, vlm_card, vlm_measured
 
 MIN_INT8: Final = 4096
 FORMAT: Final = {"sensorium": "int8-rows 1"}
@@ -55,7 +56,7 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
 
 
 def averaged(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """(the averaged weights by official name, the config, facts about the run) of a scenes-vlm training checkpoint."""
+    """(the averaged weights by official name, the config, what training took in all) of a scenes-vlm training checkpoint."""
     state = torch.load(checkpoint, weights_only=True)
     flat = state["optimiser"]["ema"]
     prefix = "model."
@@ -64,12 +65,14 @@ def averaged(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[
         for name, (start, end, shape) in state["spans"].items()
         if name.startswith(prefix)
     }
-    facts = {"steps": state["optimiser"]["count"], "pictures": state["pictures"], "minutes": round(state["elapsed"] / 60)}
-    return weights, state["config"], facts
+    before = state.get("before", {"steps": 0, "pictures": 0, "minutes": 0})
+    run = {"steps": state["optimiser"]["count"], "pictures": state["pictures"], "minutes": round(state["elapsed"] / 60)}
+    return weights, state["config"], {name: value + before[name] for name, value in run.items()}
 
 
-def export_vlm(checkpoint: Path, folder: Path, *, plain: bool = False) -> int:
-    """Write the scenes-vlm folder; the size of its weights in bytes."""
+def export_vlm(checkpoint: Path, folder: Path, *, plain: bool = False, measured: Path | None = None) -> int:
+    """Write the scenes-vlm folder; the size of its weights in bytes. Raises ValueError when `measured` is about other weights; the card
+    then carries no figures."""
     weights, config, facts = averaged(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     size = write_tensors(weights, folder / "model.safetensors", plain=plain)
@@ -78,11 +81,13 @@ def export_vlm(checkpoint: Path, folder: Path, *, plain: bool = False) -> int:
     side = {
         "format": 1, "kind": "diffusion_vlm", "scope": "synthetic-scenes", "max_image_size": config["vision_config"]["image_size"],
         "fit": "square",
-        "weights": "float32" if plain else "int8-rows",
+        "weights": "float32" if plain else "int8-rows", "trained": facts,
     }  # fmt: skip
     write_json(side, folder / "sensorium.json")
-    card = vlm_card(config, facts, sum(value.numel() for value in weights.values()), size)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    parameters, card = sum(value.numel() for value in weights.values()), folder / "README.md"
+    card.write_text(vlm_card(config, facts, parameters, size, vlm_measured(None)), encoding="utf-8")
+    if measured is not None:
+        card.write_text(vlm_card(config, facts, parameters, size, vlm_measured(read_measured(measured, folder))), encoding="utf-8")
     return size
 
 
@@ -92,8 +97,12 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="vlm.pt of a training run")
     parser.add_argument("folder", type=Path, help="model folder to write")
     parser.add_argument("--float", action="store_true", dest="plain", help="plain float32 instead of int8 rows")
+    parser.add_argument("--measured", type=Path, metavar="FILE", help="what `training.evaluate vlm --save FILE` wrote about these weights")
     options = parser.parse_args()
-    size = export_vlm(options.checkpoint, options.folder, plain=options.plain)
+    try:
+        size = export_vlm(options.checkpoint, options.folder, plain=options.plain, measured=options.measured)
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{options.folder}: {size / 1e6:.2f} MB of weights")
 
 

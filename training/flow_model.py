@@ -154,7 +154,8 @@ class Attention(nn.Module):
         wk, bk, gk = halves(k.weight, k.bias, gains[1].weight, self.heads)
         joint = functional.linear(x, torch.cat([wq, wk, v.weight]), torch.cat([bq, bk, v.bias]))
         query, key, value = joint.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return functional.rms_norm(query, gq.shape, gq, 1e-6), functional.rms_norm(key, gk.shape, gk, 1e-6), value
+        query = functional.rms_norm(query, gq.shape, gq.to(query.dtype), 1e-6)
+        return query, functional.rms_norm(key, gk.shape, gk.to(key.dtype), 1e-6), value
 
 
 class FeedForward(nn.Module):

@@ -174,8 +174,11 @@ def configured(saved: dict[str, Any]) -> FlowConfig:
 
 
 def history(plan: Plan) -> dict[str, Any]:
-    """What the stage before this one took, for the model card."""
+    """What was trained before this run, for the model card: the stage before, or the model that it starts from."""
     if plan.start is None:
         return {"step": 0, "elapsed": 0.0, "pictures": 0}
-    first = read_checkpoint(Path(plan.start))
-    return {name: first[name] for name in ("step", "elapsed", "pictures")}
+    if plan.stage == "distill":
+        first = read_checkpoint(Path(plan.start))
+        return {name: first[name] for name in ("step", "elapsed", "pictures")}
+    trained = json.loads((Path(plan.start) / "sensorium.json").read_text("utf-8"))["trained"]
+    return {"step": trained["steps"], "elapsed": 60.0 * trained["minutes"], "pictures": trained["pictures"]}

@@ -2,6 +2,7 @@
 
     python -m training.flow_train --minutes 60 --out runs/flow              # resumes where the folder's checkpoint stands
     python -m training.flow_train --minutes 20 --out runs/flow-distilled --stage distill --start runs/flow/checkpoint.pt
+    python -m training.flow_train --minutes 40 --out runs/flow --start src/sensorium/models/scenes-flow --compiled # from what ships
     python -m training.flow_train --smoke                                   # seconds: falls, stops, resumes
 
 Several processes of one thread each take micro-batches from one counter, so a core that is slowed down does not hold up the other.
@@ -47,7 +48,7 @@ def ema_at(step: int, limit: float) -> float:
 
 def weighted_errors(predicted: Tensor, target: Tensor, data: Batch) -> Tensor:
     """[B] velocity errors, objects weighted up."""
-    error = ((predicted - target).square() * data.weight).mean((1, 2))
+    error = ((predicted.float() - target).square() * data.weight).mean((1, 2))
     return error / data.t.clamp(min=SLOWEST).square()
 
 
@@ -61,6 +62,10 @@ class Objective:
 
     def errors(self, data: Batch, number: int) -> Tensor:
         """[B] losses, one per picture."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._errors(data, number)
+
+    def _errors(self, data: Batch, number: int) -> Tensor:
         t = data.t[:, None, None]
         x = (1 - t) * data.clean + t * data.noise
         if self.teacher is None:
@@ -130,7 +135,7 @@ def teacher_model(config: FlowConfig, tensors: dict[str, Tensor] | None) -> Flow
 
 def shipped(folder: Path) -> dict[str, Tensor]:
     """The weights of a model folder by training name."""
-    files = {"transformer": "diffusion_pytorch_model.safetensors", "text_encoder": "text_encoder.safetensors"}
+    files = {"transformer": "diffusion_pytorch_model", "text_encoder": "text_encoder"}
     parts = {prefix: weights.open_tensors(folder, file) for prefix, file in files.items()}
     return {f"{prefix}.{name}": torch.from_numpy(value) for prefix, part in parts.items() for name, value in part.items()}
 

@@ -1,7 +1,10 @@
 """The judge: a small convolutional network that looks at a picture and says which scene it shows. numpy only.
 
 It was trained on renders alone (`training.judge_train`), with its own code and seeds, and serves nothing but evaluation. One branch finds
-object centres with colour, shape and size; the other reads kind, surface, position and relation off the whole picture.
+object centres with colour, shape and size; the other reads surface, position and relation off the whole picture.
+
+The kind of the scene is no output of its own: it follows from the objects found, by the world's definition. One object is a single; two
+or more of one colour and shape are a count; two that differ in colour or shape are a pair; anything else is no scene of this world.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ Image = NDArray[np.uint8]
 
 SIDE: Final = 96
 CELLS: Final = 24  # object centres are found on this grid
-KINDS: Final = ("single", "count", "pair")
+NO_KIND: Final = "none"
 ORDERED: Final = ("to the left of", "on top of", "in front of")  # "to the right of" is the first one, read backwards
-GLOBAL: Final = {"kind": KINDS, "surface": SURFACES, "position": POSITIONS, "relation": ORDERED}
+GLOBAL: Final = {"surface": SURFACES, "position": POSITIONS, "relation": ORDERED}
 LOCAL: Final = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES}
 FOLDER: Final = Path(__file__).parent / "judge"
 
@@ -44,11 +47,20 @@ class Object:
 class Opinion:
     """What the judge believes a picture shows."""
 
-    kind: str
     surface: str
     position: str
     relation: str
     objects: tuple[Object, ...]
+
+    @property
+    def kind(self) -> str:
+        """single, count, pair, or NO_KIND."""
+        if len(self.objects) == 1:
+            return "single"
+        looks = {(one.colour, one.shape) for one in self.objects}
+        if len(looks) == 1:
+            return "count"
+        return "pair" if len(self.objects) == 2 else NO_KIND
 
 
 def normalised(image: Image) -> Array:

@@ -1,8 +1,9 @@
 """Trains the judge on degraded renders and writes `training/judge/judge.safetensors`; torch only here.
 
-    python -m training.judge_train --minutes 8
+    python -m training.judge_train --minutes 12
 
-The judge shares the renderer with what it judges, but no code, seed or weight. Held-out scenes are never shown to it.
+One process renders and one learns, so two cores are used. The run is short and starts afresh every time; its schedule is a fraction of
+--minutes. The judge shares the renderer with what it judges, but no code, seed or weight. Held-out scenes are never shown to it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from PIL import Image as Pictures
 from PIL import ImageFilter
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from training import export, scenes
-from training.judge import CELLS, FOLDER, GLOBAL, KINDS, LOCAL, Image, normalised, ordered
+from training.judge import CELLS, FOLDER, GLOBAL, LOCAL, Image, normalised, ordered
 
 IGNORE = -100
 SEED = 77_000_001
+KINDS = {"single": 0.25, "count": 0.2, "pair": 0.55}
 BATCH = 48
+RATE, WARM_UP = 3e-3, 50
 WIDTHS = (24, 48, 96, 48)
 
 
@@ -56,7 +60,7 @@ def targets(layout: scenes.Layout) -> tuple[list[int], np.ndarray[Any, np.dtype[
     scene = layout.scene
     things, relation = ordered(scene)
     position = things[0].position if scene.kind == "single" else None
-    values = {"kind": scene.kind, "surface": scene.surface, "position": position, "relation": relation}
+    values = {"surface": scene.surface, "position": position, "relation": relation}
     whole = [names.index(str(values[name])) if values[name] else IGNORE for name, names in GLOBAL.items()]
     maps = np.full((1 + len(LOCAL), CELLS, CELLS), IGNORE, np.int64)
     maps[0] = 0
@@ -121,12 +125,22 @@ def batch(number: int, count: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
     rng = random.Random(SEED + number)
     pictures, classes, maps = [], [], []
     for _ in range(count):
-        layout = scenes.sample(rng, False, (rng.choices(KINDS, (0.25, 0.2, 0.55))[0],))
+        layout = scenes.sample(rng, False, rng.choices(tuple(KINDS), tuple(KINDS.values())))
         pictures.append(normalised(degraded(scenes.render(layout, rng), rng)))
         whole, local = targets(layout)
         classes.append(whole)
         maps.append(local)
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.tensor(classes), torch.from_numpy(np.stack(maps))
+
+
+class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batch by number, without an end: what a loader's process draws while the network learns."""
+
+    def __len__(self) -> int:
+        return 10**9
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        return batch(number)
 
 
 def loss(scores: Tensor, local: Tensor, classes: Tensor, maps: Tensor) -> Tensor:
@@ -144,23 +158,31 @@ def loss(scores: Tensor, local: Tensor, classes: Tensor, maps: Tensor) -> Tensor
     return total
 
 
-def train(minutes: float, out: Path, *, steps: int = 10**9, log: Any = sys.stderr) -> float:
+def update(network: Network, optimiser: torch.optim.Optimizer, data: tuple[Tensor, Tensor, Tensor]) -> float:
+    """One step on one batch; its loss."""
+    pictures, classes, maps = data
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, local = network(pictures.to(memory_format=torch.channels_last))
+    value = loss(scores.float(), local.float(), classes, maps)
+    optimiser.zero_grad()
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimiser.step()
+    return value.item()
+
+
+def train(minutes: float, out: Path, *, steps: int = 10**9, workers: int = 1, log: Any = sys.stderr) -> float:
     """Train for `minutes` or `steps`, write the weights; the last mean loss. One cosine from warm-up to zero."""
     torch.manual_seed(SEED)
     network = Network()
-    optimiser = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
+    feed = iter(DataLoader(Batches(), batch_size=None, num_workers=workers))
     began, mean, step = time.monotonic(), 0.0, 0
     while (progress := max((time.monotonic() - began) / 60 / minutes, step / steps)) < 1:
         for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        pictures, classes, maps = batch(step)
-        scores, local = network(pictures.to(memory_format=torch.channels_last))
-        value = loss(scores, local, classes, maps)
-        optimiser.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        mean = value.item() if step == 0 else 0.95 * mean + 0.05 * value.item()
+            group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        value = update(network, optimiser, next(feed))
+        mean = value if step == 0 else 0.95 * mean + 0.05 * value
         step += 1
         if step % 50 == 0:
             print(json.dumps({"step": step, "progress": round(progress, 3), "loss": round(mean, 4)}), file=log, flush=True)
@@ -171,12 +193,13 @@ def train(minutes: float, out: Path, *, steps: int = 10**9, log: Any = sys.stder
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--threads", type=int, default=1, help="of the learning process")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(json.dumps({"loss": train(options.minutes, options.out)}))
+    print(json.dumps({"loss": train(options.minutes, options.out, workers=options.workers)}))
 
 
 if __name__ == "__main__":

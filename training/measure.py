@@ -1,32 +1,44 @@
 """Measures a picture of the synthetic world without anything learnt: surface, objects, their colours, places and sizes.
 
-A pixel is an object's when it is far from every colour that the surface and its backdrop can have. Objects are connected pixels of one
-palette colour. Shapes are not measured. numpy only; it does not know which model drew the picture.
+A pixel is an object's when it is far from every colour that the surface and its backdrop can have, and nearer to a shade of an object: so
+an edge lies halfway between the two, blurred or not. Objects are connected pixels of one palette colour. Shapes are not measured. All
+constants come from the renderer. numpy only; it does not know which model drew the picture.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.engines.flow_image.world import COLOURS, SURFACES, Scene, Thing
+from sensorium.engines.flow_image.world import COLOURS, SURFACES, Scene
+from training.scenes import RADII
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int64]
+Distances = NDArray[np.float64]
 
 MIN_AREA: Final = 0.008  # of the picture; what is smaller is a speck
 FAR: Final = 22.0  # distance in RGB from every background colour that makes a pixel an object's
+TINT: Final = 24.0  # how far a picture's own background colour may be from the renderer's
+COMPANY: Final = 4  # of the nine pixels around and with a pixel, so many must be objects', else it is a speck or a spur
 SHADES: Final = (1.0, 0.72, 0.63, 0.5)  # lit sides of objects are mixed with white instead
 SIZE_LIMITS: Final = (0.1125, 0.155)  # half size, as a fraction of the side: between small, medium and large
 THIRDS: Final = (0.36, 0.64)
-# width and height of a shape over its half size, as far as clear pixels reach
-WIDTHS: Final = {"cube": 1.95, "ball": 2.0, "cone": 2.0, "cylinder": 1.6, "ring": 2.0, "star": 2.05, "heart": 2.06, "cross": 2.02}
-HEIGHTS: Final = {"cube": 1.95, "ball": 2.0, "cone": 2.1, "cylinder": 2.1, "ring": 2.0, "star": 1.93, "heart": 1.92, "cross": 2.02}
+BEHIND: Final = 0.21  # how much higher than the front object the one behind it stands
+THIN: Final = 0.05  # of the side; what is thinner and of no palette colour is an edge in the background
+STRAY: Final = "none"  # the colour of an object that has none of the palette's
+# width, height and root of the area of a shape over its half size: medians over renders
+EXTENTS: Final = {
+    "cube": (1.92, 1.92, 1.92), "ball": (1.96, 1.97, 1.81), "cone": (1.99, 2.07, 1.58), "cylinder": (1.49, 2.06, 1.78),
+    "ring": (1.97, 1.98, 1.44), "star": (1.92, 1.93, 1.36), "heart": (2.02, 1.80, 1.58), "cross": (1.98, 2.03, 1.60),
+}  # fmt: skip
+SLACK: Final = 0.023  # of the side: how far the box around two touching objects of one colour may be from what their sizes explain
 BACKGROUND: Final[dict[str, tuple[tuple[int, int, int], ...]]] = {  # ground, then backdrops
     "white table": ((240, 240, 236), (150, 175, 195)),
     "wooden table": ((186, 134, 84), (226, 216, 196), (214, 203, 184)),
@@ -41,11 +53,11 @@ GROUND_SHADES: Final = (0.69, 1.03)  # shadows, edges and marks on the ground ar
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object: palette colour, pixels, and its box (left, top, right, bottom) as fractions of the side,
-    without the outer halves of its border pixels, which are mostly blended."""
+    """One object: palette colour (or STRAY), area as a share of the picture, and its box (left, top, right, bottom) as fractions of the
+    side, without the outer halves of its border pixels, which are mostly blended."""
 
     colour: str
-    area: int
+    area: float
     box: tuple[float, float, float, float]
 
     @property
@@ -58,10 +70,20 @@ class Found:
         """Middle of the box."""
         return (self.box[1] + self.box[3]) / 2
 
+    @property
+    def width(self) -> float:
+        """Of the box."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        """Of the box."""
+        return self.box[3] - self.box[1]
+
     def radius(self, shape: str | None) -> float:
-        """Half size that an object of this shape would have."""
-        left, top, right, bottom = self.box
-        return max((right - left) / WIDTHS[shape or "ball"], (bottom - top) / HEIGHTS[shape or "ball"])
+        """Half size that an object of this shape would have: the median of what width, height and area say, so that one may be off."""
+        said = zip((self.width, self.height, math.sqrt(self.area)), EXTENTS[shape or "ball"], strict=True)
+        return sorted(value / extent for value, extent in said)[1]
 
 
 def surface(image: Image) -> str:
@@ -75,14 +97,13 @@ def surface(image: Image) -> str:
     return min(SURFACES, key=distance)
 
 
-def foreground(image: Image, on: str) -> Mask:
-    """Pixels that neither ground, backdrop nor their blends on surface `on` explain; the actual tint is read off the picture first."""
+def to_background(image: Image, on: str) -> Distances:
+    """[S, S] distances in RGB from ground, backdrop and their blends on surface `on`; the actual tint is read off the picture first."""
     pixels = image.reshape(-1, 3).astype(np.float64)
     tints = [_tint(pixels, np.array(colour, np.float64)) for colour in BACKGROUND[on]]
     ends = [(tints[0] * GROUND_SHADES[0], tints[0] * GROUND_SHADES[1]), *pairwise(tints)]
-    nearest = np.min([_distance(pixels, *end) for end in ends], axis=0)
-    mask: Mask = (nearest > FAR).reshape(image.shape[:2])
-    return mask
+    nearest: Distances = np.min([_distance(pixels, *end) for end in ends], axis=0)
+    return nearest.reshape(image.shape[:2])
 
 
 def _distance(pixels: NDArray[np.float64], begin: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -95,7 +116,7 @@ def _distance(pixels: NDArray[np.float64], begin: NDArray[np.float64], end: NDAr
 
 def _tint(pixels: NDArray[np.float64], colour: NDArray[np.float64]) -> NDArray[np.float64]:
     """The picture's own version of a background colour: the median of what is near it."""
-    near = pixels[np.linalg.norm(pixels - colour, axis=1) < 14]
+    near = pixels[np.linalg.norm(pixels - colour, axis=1) < TINT]
     found: NDArray[np.float64] = np.median(near, axis=0) if len(near) >= 40 else colour
     return found
 
@@ -115,12 +136,24 @@ def _palette() -> tuple[NDArray[np.float64], Labels]:
 PALETTE, OWNERS = _palette()
 
 
-def colours(image: Image, mask: Mask) -> Labels:
-    """[S, S] number of the palette colour, -1 outside `mask`; each pixel takes the majority of its 5 x 5 neighbourhood."""
+def to_palette(image: Image) -> tuple[Distances, Labels]:
+    """[S, S] distances in RGB from the nearest shade of an object, and the numbers of their palette colours."""
     pixels = image.reshape(-1, 3).astype(np.float64)
-    distance = ((pixels**2).sum(1)[:, None] + (PALETTE**2).sum(1)) - 2 * pixels @ PALETTE.T
-    owner = np.where(mask.reshape(-1), OWNERS[distance.argmin(1)], -1).reshape(mask.shape)
-    votes = np.stack([_box_sum((owner == number).astype(np.int64), 2) for number in range(len(COLOURS))])
+    squares = (pixels**2).sum(1)[:, None] + (PALETTE**2).sum(1) - 2 * pixels @ PALETTE.T
+    distance: Distances = np.sqrt(squares.min(1).clip(0)).reshape(image.shape[:2])
+    return distance, OWNERS[squares.argmin(1)].reshape(image.shape[:2])
+
+
+def without_specks(mask: Mask) -> Mask:
+    """The pixels that have company."""
+    cleaned: Mask = mask & (_box_sum(mask.astype(np.int64), 1) >= COMPANY)
+    return cleaned
+
+
+def voted(owner: Labels, mask: Mask) -> Labels:
+    """[S, S] number of the palette colour, -1 outside `mask`; each pixel takes the majority of its 5 x 5 neighbourhood."""
+    inside = np.where(mask, owner, -1)
+    votes = np.stack([_box_sum((inside == number).astype(np.int64), 2) for number in range(len(COLOURS))])
     labels: Labels = np.where(mask, votes.argmax(0), -1)
     return labels
 
@@ -151,16 +184,30 @@ def components(labels: Labels) -> Labels:
 
 
 def objects(image: Image, on: str | None = None) -> list[Found]:
-    """All objects, from left to right. Pieces of one colour whose boxes touch are one object."""
-    labels = colours(image, foreground(image, on or surface(image)))
-    regions, side = components(labels), image.shape[0]
-    pieces = []
+    """All objects, from left to right. Pieces of one colour whose boxes touch are one object; something that lies apart from all of them
+    and is of no palette colour is one too."""
+    away, (near, owner) = to_background(image, on or surface(image)), to_palette(image)
+    labels = voted(owner, without_specks((away > FAR) & (away > near)))
+    pieces, held = _pieces(components(labels), labels)
+    something = components(np.where(without_specks(away > FAR), 0, -1))
+    something[np.isin(something, something[held])] = -1
+    others, _ = _pieces(something, np.full_like(labels, len(COLOURS)))
+    strays = [one for one in others if min(one.width, one.height) > THIN]
+    return sorted([*_joined(pieces, 2.01 / image.shape[0]), *strays], key=lambda found: found.x)
+
+
+def _pieces(regions: Labels, labels: Labels) -> tuple[list[Found], Mask]:
+    """The regions that are no specks, and where they are."""
+    found, held, side = [], np.zeros(regions.shape, bool), len(regions)
     for number in np.unique(regions[regions >= 0]):
-        rows, columns = np.nonzero(regions == number)
-        if len(rows) >= MIN_AREA * image.shape[0] * image.shape[1]:
+        mask = regions == number
+        rows, columns = np.nonzero(mask)
+        if len(rows) >= MIN_AREA * mask.size:
             left, top, right, bottom = ((float(edge) + 0.5) / side for edge in (columns.min(), rows.min(), columns.max(), rows.max()))
-            pieces.append(Found(tuple(COLOURS)[labels[rows[0], columns[0]]], len(rows), (left, top, right, bottom)))
-    return sorted(_joined(pieces, 2.01 / side), key=lambda found: found.x)
+            colour = (*COLOURS, STRAY)[labels[rows[0], columns[0]]]
+            found.append(Found(colour, len(rows) / mask.size, (left, top, right, bottom)))
+            held |= mask
+    return found, held
 
 
 def _joined(pieces: list[Found], gap: float) -> list[Found]:
@@ -221,31 +268,33 @@ def _check_pair(scene: Scene, found: list[Found]) -> dict[str, bool]:
         return {"count": True, "colour": True, **_check_merged(scene, found[0])}
     readings = []
     for first, second in permutations(found, 2) if len(found) == 2 else ():
+        sizes = [size_name(first.radius(one.shape)), size_name(second.radius(two.shape))] == [one.size, two.size]
         relation = relation_holds(scene.relation or "", first, second)
-        sizes = _size_fits(one, first, scene, front=True) and _size_fits(two, second, scene, front=False)
         readings.append({"count": True, "colour": [first.colour, second.colour] == wanted, "size": sizes, "relation": relation})
     nothing = dict.fromkeys(("count", "colour", "size", "relation"), False)
     return max(readings, key=lambda reading: sum(reading.values()) + reading["colour"] * 4, default=nothing)
 
 
-def _size_fits(thing: Thing, found: Found, scene: Scene, *, front: bool) -> bool:
-    """Sizes by the box; an object that is partly hidden may look smaller than it is."""
-    radius, hidden = found.radius(thing.shape), scene.relation == "in front of" and not front
-    if not hidden:
-        return size_name(radius) == thing.size
-    limits = {"small": (0.05, SIZE_LIMITS[0]), "medium": (0.07, SIZE_LIMITS[1]), "large": (0.1, 0.23)}[thing.size or "medium"]
-    return limits[0] < radius < limits[1]
-
-
 def _check_merged(scene: Scene, whole: Found) -> dict[str, bool]:
     """Size and relation of two touching objects of one colour, by the box around both."""
-    radii = [{"small": 0.095, "medium": 0.1325, "large": 0.18}[thing.size or "medium"] for thing in scene.things]
-    width, height = whole.box[2] - whole.box[0], whole.box[3] - whole.box[1]
+    one, two = scene.things
+    stacked = scene.relation == "on top of"
+    if not stacked and scene.relation != "in front of":
+        return {"size": False, "relation": False}
+    ranges = [np.linspace(*RADII[thing.size or "medium"], 6) for thing in (one, two)]
+    boxes = [_merged_box(scene, first, second) for first, second in product(*ranges)]
+    away = min(max(abs(whole.width - width), abs(whole.height - height)) for width, height in boxes)
+    return {"size": bool(away < SLACK), "relation": whole.height > 1.2 * whole.width if stacked else whole.height > 0.25}
+
+
+def _merged_box(scene: Scene, first: float, second: float) -> tuple[float, float]:
+    """Width and height of the box around a touching pair with these half sizes, as the renderer arranges it."""
+    (wide, high, _), (wide_2, high_2, _) = (EXTENTS[thing.shape or "ball"] for thing in scene.things)
     if scene.relation == "on top of":
-        return {"size": abs(height - 2 * sum(radii)) < 0.1, "relation": height > 1.2 * width}
-    reach = 0.4 * sum(radii)
-    expected = max(radii[0] + reach, radii[1] - reach) + max(radii[1] + reach, radii[0] - reach)
-    return {"size": abs(width - expected) < 0.12, "relation": scene.relation == "in front of" and height > 0.25}
+        return max(wide * first, wide_2 * second), high * first + 1.9 * second
+    reach, half, half_2 = 0.4 * (first + second), wide * first / 2, wide_2 * second / 2  # one stands to each side, by their mean half size
+    width = max(reach + half, half_2 - reach) - min(reach - half, -reach - half_2)
+    return width, max(high * first, BEHIND + high_2 * second)
 
 
 def right(image: Image, scene: Scene) -> bool:

@@ -24,11 +24,11 @@ def schedule(step: int, fraction: float, *, flat_until: float = 0.55, floor: flo
     return min(1.0, (step + 1) / WARM_UP) * decay
 
 
-def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
-    """Nearly the nearest orthogonal matrices of a stack [n, rows, columns], by a quintic Newton-Schulz iteration."""
+def orthogonalise(stack: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Nearly the nearest orthogonal matrices of a stack [n, rows, columns], by a quintic Newton-Schulz iteration in `dtype`."""
     a, b, c = NEWTON_SCHULZ
     tall = stack.shape[1] > stack.shape[2]
-    x = (stack.transpose(1, 2) if tall else stack).bfloat16()
+    x = (stack.transpose(1, 2) if tall else stack).to(dtype)
     x = x / x.flatten(1).norm(dim=1).clamp_min(1e-7)[:, None, None]
     for _ in range(steps):
         square = x @ x.transpose(1, 2)

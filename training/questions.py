@@ -32,14 +32,20 @@ KINDS: Final = (
 )  # fmt: skip
 YES_NO: Final = ("exists", "is_colour", "is_relation")
 WEIGHTS: Final[dict[str, dict[str, float]]] = {
-    "single": {"describe": 2, "short": 1, "count": 0.3, "colour": 1, "shape": 1.5, "size": 1, "surface": 0.7, "relation": 0.7,
-               "exists": 2, "is_colour": 1, "is_relation": 0.7, "sign": 0.05},
+    "single": {"describe": 2, "short": 1, "count": 0.3, "colour": 1, "shape": 1.5, "size": 1.5, "surface": 0.7, "relation": 1,
+               "exists": 2, "is_colour": 1, "is_relation": 1, "sign": 0.05},
     "count": {"describe": 2, "short": 1, "count": 2, "colour": 0.7, "shape": 1.2, "size": 0.7, "surface": 0.5, "exists": 1.5,
               "is_colour": 0.8, "sign": 0.05},
-    "pair": {"describe": 2, "short": 1, "count": 0.1, "colour": 1, "shape": 1.5, "size": 1, "surface": 0.5, "relation": 1.5, "exists": 2,
-             "is_colour": 1, "is_relation": 1.5},
+    "pair": {"describe": 2, "short": 1, "count": 0.1, "colour": 1, "shape": 1.5, "size": 2, "surface": 0.5, "relation": 3, "exists": 2,
+             "is_colour": 1.2, "is_relation": 3},
     "sign": {"describe": 1.5, "short": 1, "sign": 3, "colour": 0.5, "surface": 0.5, "exists": 0.6, "is_colour": 0.7},
 }  # fmt: skip
+PROBES: Final[dict[str, tuple[str, ...]]] = {
+    "single": ("colour", "shape", "shape", "both", "both", "surface", "size", "place", "place"),
+    "count": ("colour", "shape", "shape", "both", "both", "surface", "number"),
+    "pair": ("colour", "shape", "shape", "both", "both", "surface", "size", "relation", "relation", "relation", "relation"),
+    "sign": ("colour", "surface", "letter", "letter", "letter"),
+}
 INVERSE: Final[dict[str, str]] = {
     "to the left of": "to the right of", "to the right of": "to the left of", "on top of": "under", "in front of": "behind",
 }  # fmt: skip
@@ -120,17 +126,21 @@ def ask(rng: random.Random, scene: Scene | Layout, boost: float = 1.0, kind: str
 
 
 def probe(rng: random.Random, scene: Scene | Layout) -> tuple[str, bool]:
-    """One or two words, and whether they are true of the scene: half of them are.
+    """A few words, and whether they are true of the scene: half of them are.
 
     A yes/no question is one bit and hangs on several steps of thought; this is its first step alone, dozens to a picture.
     """
     scene = scene.scene if isinstance(scene, Layout) else scene
     true, thing = rng.random() < 0.5, rng.choice(scene.things)
-    kinds = {"single": ("size", "place"), "count": ("number",), "pair": ("size",), "sign": ("letter", "letter", "letter")}[scene.kind]
-    kind = rng.choice(("colour", "surface", *kinds, *(() if scene.kind == "sign" else ("shape", "shape", "both", "both"))))
+    kind = rng.choice(PROBES[scene.kind])
+    if kind == "relation":
+        first, relation, second = _relation_of(rng, scene)
+        first, second = (first, second) if true else (second, first)
+        told = f"{_short_name(first, second)} {relation}"
+        return told + (f" the {_short_name(second, first)}" if rng.random() < 0.5 else ""), true
     if kind == "both":
         return f"{thing.colour} {thing.shape}" if true else " ".join(_absent(rng, scene, thing)), true
-    told: dict[str, tuple[tuple[str, ...], tuple[str | None, ...]]] = {
+    words: dict[str, tuple[tuple[str, ...], tuple[str | None, ...]]] = {
         "colour": (tuple(COLOURS), tuple(t.colour for t in scene.things)),
         "shape": (SHAPES, tuple(t.shape for t in scene.things)),
         "size": (SIZES, tuple(t.size for t in scene.things)),
@@ -139,7 +149,7 @@ def probe(rng: random.Random, scene: Scene | Layout) -> tuple[str, bool]:
         "number": (NUMBERS[2:], (NUMBERS[scene.count or 2],)),
         "letter": (tuple(string.ascii_uppercase + string.digits), tuple(scene.text or "")),
     }
-    options, present = told[kind]
+    options, present = words[kind]
     return (rng.choice(present) or "") if true else _other(rng, options, *present), true
 
 

@@ -80,16 +80,16 @@ class _Sequence:
 class Packer:
     """Builds batches from one random source.
 
-    `noise`: share of questions that also get noisy blocks; `signs`: share of pictures that are signs, beyond the sampler's own;
-    `probes`: at most so many probes to a sequence.
+    `noise`: share of questions that also get noisy blocks; `signs`, `pairs`: shares of pictures that are such, beyond the
+    sampler's own; `probes`: at most so many probes to a sequence.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, rng: random.Random, length: int, grid: int, merge: int, noise: float = 0.5, signs: float = 0.0,
-        probes: int = 0,
+        probes: int = 0, pairs: float = 0.0,
     ) -> None:  # fmt: skip
         self.tokenizer, self.rng, self.length, self.grid = tokenizer, rng, length, grid
-        self.noise, self.signs, self.probes = noise, signs, probes
+        self.noise, self.signs, self.pairs, self.probes = noise, signs, pairs, probes
         tokens = grid // merge
         row = [PAD] * tokens + [SPECIAL["<|image_break|>"]]
         self.image = [SPECIAL["<|image_start|>"], *(row * tokens)[:-1], SPECIAL["<|image_end|>"]]
@@ -106,7 +106,8 @@ class Packer:
 
     def picture(self, held: bool | None, share: float) -> tuple[scenes.Layout, NDArray[np.uint8], NDArray[np.int64]]:
         """A layout, its picture (augmented with probability `share`), its patch labels."""
-        kinds = ("sign",) if self.rng.random() < self.signs else KINDS
+        chance = self.rng.random()
+        kinds = ("sign",) if chance < self.signs else ("pair",) if chance < self.signs + self.pairs else KINDS
         layout = scenes.sample(self.rng, held, kinds)
         image = scenes.render(layout, self.rng)
         labels = patch_labels(layout, self.grid)
@@ -161,7 +162,7 @@ class Packer:
         return sequence, asked
 
     def _probe(self, sequence: _Sequence, scene: Scene, start: int, group: int) -> None:
-        """A word or two right after the image, and Yes or No as what comes next."""
+        """A few words right after the image, and Yes or No as what comes next."""
         text, true = questions.probe(self.rng, scene)
         ids = self.encode(text)
         for i, token in enumerate(ids[:-1]):

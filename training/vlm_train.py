@@ -60,6 +60,7 @@ class Options:
     noise: float
     boost: float
     signs: float
+    pairs: float
     probes: int
     seed: int
     smoke: bool
@@ -141,29 +142,31 @@ class Run:
         vision = self.config["vision_config"]
         self.grid, self.merge = vision["image_size"] // vision["patch_size"], self.config["spatial_merge_size"]
         self.step, self.elapsed, self.pictures = 0, 0.0, 0
+        self.before = {"steps": 0, "minutes": 0, "pictures": 0}
         self.started = self.saved = self.evaluated = time.monotonic()
         path = options.out / CHECKPOINT
         if path.exists():
             state = torch.load(path, weights_only=True)
             self.optimiser.restore(state["optimiser"])
-            self.pictures = state["pictures"]
+            self.pictures, self.before = state["pictures"], state["before"]
             if not options.restart_schedule:
                 self.step, self.elapsed = state["step"], state["elapsed"]
             self.say({"resumed": self.step, "elapsed": round(self.elapsed)})
         elif options.start is not None:
             self.take(options.start)
         fresh = FIRST_TRAINING_SEED + options.seed * 1_000_003 + self.optimiser.count * 17 + rank * 500_009
-        self.packer = self.make_packer(fresh, options.noise, options.signs, options.probes)
+        self.packer = self.make_packer(fresh, options.noise, options.signs, options.probes, options.pairs)
 
     def take(self, folder: Path) -> None:
         """Begin with the weights of a model folder, as it ships. The throw-away head and the optimiser begin afresh."""
         grow(self.trainee.model, {name: torch.from_numpy(values) for name, values in weights.open_tensors(folder).items()})
         self.optimiser.ema.copy_(self.optimiser.flat)
+        self.before = json.loads((folder / "sensorium.json").read_text("utf-8"))["trained"]
         self.say({"started from": folder.name})
 
-    def make_packer(self, seed: int, noise: float = 0.0, signs: float = 0.0, probes: int = 0) -> Packer:
+    def make_packer(self, seed: int, noise: float = 0.0, signs: float = 0.0, probes: int = 0, pairs: float = 0.0) -> Packer:
         """A source of batches with its own random numbers."""
-        return Packer(self.words, random.Random(seed), self.options.length, self.grid, self.merge, noise, signs, probes)
+        return Packer(self.words, random.Random(seed), self.options.length, self.grid, self.merge, noise, signs, probes, pairs)
 
     def say(self, line: dict[str, Any]) -> None:
         """One line of the log."""
@@ -219,7 +222,7 @@ class Run:
 
     def joint_step(self, fraction: float) -> dict[str, float]:
         early = fraction < EARLY
-        self.packer.probes = self.options.probes if early else self.options.probes // 4
+        self.packer.probes = self.options.probes if early else self.options.probes // 2
         batch = self.packer.batch(self.options.batch, boost=self.options.boost if early else 1.0)
         loss, parts = losses(self.trainee, batch, self.options.dense_weight, self.options.question_weight)
         torch.autograd.backward(loss)
@@ -248,6 +251,7 @@ class Run:
         path = self.options.out / CHECKPOINT
         spans = {name: (start, end, tuple(shape)) for name, (start, end, shape) in self.optimiser.spans.items()}
         facts = {"step": self.step, "elapsed": elapsed, "pictures": self.pictures, "config": self.config, "spans": spans}
+        facts["before"] = self.before
         state = {"optimiser": self.optimiser.state(), **facts}
         torch.save(state, path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
@@ -267,20 +271,26 @@ def parse(arguments: list[str] | None) -> Options:
     """Options from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the checkpoint and the log")
-    parser.add_argument("--minutes", type=float, default=55.0, help="budget, from the first start of this run")
+    parser.add_argument("--minutes", type=float, default=100.0, help="budget, from the first start of this run")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps instead of minutes")
-    parser.add_argument("--batch", type=int, default=16, help="pictures per step and process")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per step and process")
     parser.add_argument("--length", type=int, default=256, help="tokens per packed sequence")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tower-share", type=float, default=0.12, help="part of the budget for the tower alone")
-    parser.add_argument("--muon-lr", type=float, default=2e-3)
-    parser.add_argument("--adam-lr", type=float, default=2e-3)
-    parser.add_argument("--dense-weight", type=float, default=0.1, help="weight of the labels per patch beside the questions")
+    parser.add_argument("--muon-lr", type=float, default=1.5e-3)
+    parser.add_argument("--adam-lr", type=float, default=1.2e-3)
+    parser.add_argument("--dense-weight", type=float, default=0.15, help="weight of the labels per patch beside the questions")
     parser.add_argument("--question-weight", type=float, default=0.2, help="weight of predicting the question's own words")
-    parser.add_argument("--noise", type=float, default=0.5, help="share of questions that also get noisy blocks")
-    parser.add_argument("--boost", type=float, default=3.0, help="weight of yes/no and shape questions early in the run")
-    parser.add_argument("--signs", type=float, default=0.0, help="share of pictures that are signs, beyond the sampler's own")
-    parser.add_argument("--probes", type=int, default=0, help="at most so many words per picture that are true of it or not; a quarter of it later in the run")
+    parser.add_argument("--noise", type=float, default=0.35, help="share of questions that also get noisy blocks")
+    parser.add_argument("--boost", type=float, default=4.0, help="weight of yes/no and shape questions early in the run")
+    parser.add_argument("--signs", type=float, default=0.2, help="share of pictures that are signs, beyond the sampler's own")
+    parser.add_argument("--pairs", type=float, default=0.0, help="share of pictures that are pairs, beyond the sampler's own")
+    parser.add_argument(
+        "--probes",
+        type=int,
+        default=30,
+        help="at most so many words per picture that are true of it or not; half of it later in the run",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model in a folder of its own, then stop")
     parser.add_argument("--start", type=Path, help="a model folder to begin with, when --out holds no checkpoint yet")

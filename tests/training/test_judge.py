@@ -10,14 +10,14 @@ import torch
 
 from sensorium.engines.flow_image.world import Scene, Thing
 from training import judge_train, scenes
-from training.judge import CELLS, FOLDER, Judge, Object, Opinion, check, convolve, normalised
+from training.judge import CELLS, FOLDER, GLOBAL, NO_KIND, Judge, Object, Opinion, check, convolve, normalised
 
 RED, BLUE = Thing("red", "cube", "small"), Thing("blue", "ball", "large")
 LEFT, RIGHT = Object("red", "cube", "small", 0.25, 0.6), Object("blue", "ball", "large", 0.75, 0.7)
 
 
-def opinion(relation: str, *objects: Object, kind: str = "pair") -> Opinion:
-    return Opinion(kind, "grey floor", "left", relation, objects)
+def opinion(relation: str, *objects: Object) -> Opinion:
+    return Opinion("grey floor", "left", relation, objects)
 
 
 def test_numpy_equals_torch() -> None:
@@ -43,16 +43,17 @@ def test_the_shipped_judge_knows_held_out_renders() -> None:
 
 
 def test_training_writes_a_judge_that_loads(tmp_path: object) -> None:
-    loss = judge_train.train(1e9, tmp_path, steps=1)  # type: ignore[arg-type]
+    loss = judge_train.train(1e9, tmp_path, steps=1, workers=0)  # type: ignore[arg-type]
     assert np.isfinite(loss)
     image = np.zeros((96, 96, 3), np.uint8)
-    assert Judge.load(tmp_path).look(image).kind in ("single", "count", "pair")  # type: ignore[arg-type]
+    assert Judge.load(tmp_path).look(image).surface in GLOBAL["surface"]  # type: ignore[arg-type]
 
 
 def test_targets_mark_each_centre_once() -> None:
     layout = scenes.sample(random.Random(8), None, ("count",))
     whole, maps = judge_train.targets(layout)
-    assert (maps[0] == 1).sum() == len(layout.placed) and whole[0] == 1
+    assert (maps[0] == 1).sum() == len(layout.placed)
+    assert whole == [GLOBAL["surface"].index(layout.scene.surface or ""), judge_train.IGNORE, judge_train.IGNORE]
     assert ((maps[1] >= 0) == (maps[0] == 1)).all() and maps.shape == (4, CELLS, CELLS)
 
 
@@ -71,9 +72,33 @@ def test_front_and_top_are_read_off_the_height() -> None:
     assert all(check(opinion("in front of", low, high), Scene("pair", (BLUE, RED), "grey floor", "in front of")).values())
 
 
+@pytest.mark.parametrize(
+    ("objects", "kind"),
+    [
+        ((LEFT,), "single"),
+        ((LEFT, LEFT), "count"),
+        ((LEFT, Object("red", "cube", "medium", 0.5, 0.6), LEFT), "count"),
+        ((LEFT, RIGHT), "pair"),
+        ((LEFT, Object("red", "ball", "small", 0.75, 0.6)), "pair"),
+        ((LEFT, RIGHT, LEFT), NO_KIND),
+        ((), NO_KIND),
+    ],
+)
+def test_the_kind_follows_from_the_objects(objects: tuple[Object, ...], kind: str) -> None:
+    assert opinion("to the left of", *objects).kind == kind
+
+
+def test_degraded_pictures_keep_their_shape_and_change() -> None:
+    image = scenes.render(scenes.sample(random.Random(4)), random.Random(4))
+    changed = [judge_train.degraded(image, random.Random(number)) for number in range(20)]
+    assert all(one.shape == image.shape and one.dtype == np.uint8 for one in changed)
+    distance = [np.abs(one.astype(float) - image).mean() for one in changed]
+    assert max(distance) < 25 and sum(value > 0.5 for value in distance) > 12
+
+
 def test_a_missing_object_fails_count_and_attributes() -> None:
-    verdict = check(opinion("to the left of", LEFT, kind="count"), Scene("count", (RED,), "grey floor", count=2))
-    assert verdict == {"kind": True, "surface": True, "count": False, "colour": False, "shape": False, "size": False}
+    verdict = check(opinion("to the left of", LEFT), Scene("count", (RED,), "grey floor", count=2))
+    assert verdict == {"kind": False, "surface": True, "count": False, "colour": False, "shape": False, "size": False}
 
 
 def test_a_convolution_strides_like_torch() -> None:

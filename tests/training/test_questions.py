@@ -103,3 +103,21 @@ def test_relation_answers_name_the_other_object() -> None:
 def test_a_scene_without_such_a_question_is_refused() -> None:
     with pytest.raises(ValueError, match="no count question"):
         questions.ask(random.Random(1), SIGN, kind="count")
+
+
+@pytest.mark.parametrize(
+    ("scene", "true", "false"),
+    [
+        (SINGLE, {"orange", "cone", "orange cone", "medium", "left", "sandy beach"}, {"cube", "small", "right", "orange ball", "red cone"}),
+        (FOUR, {"pink", "cross", "four", "pink cross"}, {"two", "five", "pink star", "blue"}),
+        (PAIR, {"cube to the right of", "ball to the left of the cube", "red cube"}, {"red ball", "cube to the left of"}),
+        (SIGN, {"S", "4", "blue"}, {"A", "9", "red"}),
+    ],
+)  # fmt: skip
+def test_probes_are_true_and_false_equally_often(scene: Scene, true: set[str], false: set[str]) -> None:
+    rng = random.Random(5)
+    asked = [questions.probe(rng, scene) for _ in range(4000)]
+    assert true <= {text for text, answer in asked if answer}
+    assert false <= {text for text, answer in asked if not answer}
+    assert not {text for text, answer in asked if answer} & {text for text, answer in asked if not answer}
+    assert 0.45 < sum(answer for _, answer in asked) / len(asked) < 0.55
