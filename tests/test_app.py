@@ -25,7 +25,8 @@ from PIL import Image
 from sensorium import app
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.routing.call import Call, Record
-from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.dispatch import Dispatch, Parts
+from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import load
 from sensorium.wire import jsonbody
@@ -96,7 +97,7 @@ def test_a_call_that_loses_its_engine_is_answered_by_the_next(tmp_path: Path) ->
         upstream = Upstream()
         async with EngineProcess("local", list(app.shipped_models()), environment=dict(os.environ)) as engine:
             await engine.wait_ready()
-            dispatch = Dispatch(app.catalog(settings, engine), upstream.send, records.append, time.monotonic)
+            dispatch = Dispatch(app.catalog(settings, engine), Parts(upstream.send, records.append, Health(time.monotonic), time.monotonic))
             members = jsonbody.members(b'{"prompt": "a red cube on a white table", "steps": 100, "seed": 3}')
             asking = asyncio.ensure_future(dispatch(Call("r1", FLUX_DEV, "image", ("genai",), FLUX_DEV, members)))
             while not await running(engine):
@@ -146,3 +147,10 @@ def test_a_taken_port_is_told_in_one_line(hub: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "another program listens there; choose another with --port" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_hub_that_misses_a_required_modality_does_not_start(tmp_path: Path) -> None:
+    command = hub_command(tmp_path, 0, "--require", "image,video")
+    done = subprocess.run(command, env=hub_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sensorium: video is required: not configured; turn on: router.video (URL + key)\n"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import sensorium
-from sensorium import cli
+from sensorium.cli_outcome import INTERRUPTED
 from tests.hub_process import free_port, hub_environment, image_format, running_hub
 
 
@@ -147,5 +147,5 @@ def test_ctrl_c_stops_a_hub_quietly_with_130(tmp_path: Path) -> None:
         said = process.stdout.readline()
         process.send_signal(signal.SIGINT)
         said += process.stdout.read()
-        assert process.wait(30) == cli.INTERRUPTED
+        assert process.wait(30) == INTERRUPTED
     assert b"Traceback" not in said, said.decode()

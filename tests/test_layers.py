@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "sensorium"
-ORDER = ("errors", "exchange", "egress", "settings", "wire", "store", "routing", "jobs", "api", "overview", "app", "client", "cli")
+ORDER = (
+    *("errors", "exchange", "egress", "options", "settings", "settings_text", "reference_env", "wire", "store", "routing", "jobs", "api"),
+    *("providers", "overview", "probe", "app", "client"),
+    *("cli_outcome", "cli_secret", "cli_doctor", "cli_import", "cli_provider", "cli_setup", "cli"),
+)
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "app": {*ORDER[: ORDER.index("app") + 1], "engines"},
     "client": {"errors", "wire", "client"},
     "engines": {"errors", "exchange", "egress", "wire", "engines"},
+    "simulators": {"errors", "exchange", "wire", "simulators"},
+    "cli": {*ORDER, "simulators"},
 }
 # What may be imported or named only in these places (path prefixes below src/sensorium).
 ONLY_IN = {
     ("numpy", "torch", "diffusers", "transformers", "tokenizers", "safetensors"): ("engines/",),
-    ("PIL",): ("engines/", "wire/picture.py"),
+    ("PIL",): ("engines/", "simulators/", "wire/picture.py"),
     ("aiohttp", "httpx", "requests", "urllib.request", "http.client"): (
         "routing/upstream.py",
         "jobs/webhooks.py",
@@ -27,6 +33,7 @@ ONLY_IN = {
         "client.py",
     ),
     ("sqlite3", "psycopg", "asyncpg"): ("store/",),
+    ("cryptography",): ("store/sealing.py",),
     ("os.environ", "os.getenv"): ("settings.py", "cli.py"),
 }
 SQL = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b", re.DOTALL)
@@ -121,6 +128,8 @@ def test_every_part_of_the_package_has_a_layer() -> None:
         ("wire/openai.py", "from ..routing import call", "wire may not import routing"),
         ("engines/lane.py", "from sensorium import settings", "engines may not import settings"),
         ("routing/plan.py", "from sensorium.engines.lane import Lane", "routing may not import engines"),
+        ("app.py", "from sensorium.simulators.serve import serve", "app may not import simulators"),
+        ("simulators/serve.py", "from sensorium import app", "simulators may not import app"),
         ("client.py", "from sensorium.settings import load", "client may not import settings"),
         ("api/openai.py", "import numpy as np", "numpy belongs only in"),
         ("wire/dataurl.py", "from PIL import Image", "PIL.Image belongs only in"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from sensorium.overview import overview
+from sensorium.overview import overview, standings
 from sensorium.routing.shipped import ShippedModel, routes
-from tests.routing.hosted import provider
+from tests.routing.hosted import image, provider
 
 MODELS = [ShippedModel("sensorium/flow", "flow_image", "synthetic-scenes")]
 ROUTES = routes(MODELS, provider("http://engine", "local", local=True), stand_ins=True, taken=())
@@ -20,10 +21,21 @@ def test_it_tells_stand_ins_modalities_and_switches() -> None:
     told = overview("http://127.0.0.1:8789", ROUTES, token=False, log=Path("hub.log"))
     assert "STAND-IN, answered by sensorium/flow" in line(told, "black-forest-labs/flux.1-dev")
     assert "* = sensorium/flow" in line(told, "image")
-    assert "turn on: [providers.NAME]" in line(told, "chat ")
+    assert "off  not configured; turn on: router.chat (URL + key)" in line(told, "chat ")
     assert "router.audio" in line(told, "audio")
     assert 'export MAC_HUB_URL="http://127.0.0.1:8789"' in told
     assert "no token is set" in told
+
+
+def test_a_modality_is_on_when_one_of_its_routes_can_be_asked_and_says_what_is_out() -> None:
+    out = replace(provider("https://x", "router.image"), down=lambda: "there is no secret nvidia-image")
+    (hosted,) = standings([image("*", out)])[1:2]
+    assert (hosted.on, hosted.said) == (False, "router.image: there is no secret nvidia-image")
+    (both,) = standings([image("*", out), *ROUTES])[1:2]
+    assert (both.on, both.trouble) == (True, ("router.image: there is no secret nvidia-image",))
+    assert both.said == "* = sensorium/flow"
+    told = overview("http://h", [image("*", provider("https://x", "router.image"))], token=False, log=Path("hub.log"))
+    assert "any name at router.image" in told.partition("modalities")[2]
 
 
 def test_it_never_shows_a_token() -> None:

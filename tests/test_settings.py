@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sensorium.errors import SettingsError
-from sensorium.settings import HostedModel, Local, ProviderSettings, Server, is_loopback, load
+from sensorium.options import AudioSettings, HostedModel, Local, ProviderSettings, SecretRef, Server, VaultSettings
+from sensorium.settings import is_loopback, load, load_for_vault
 
 EXAMPLE = Path(__file__).parent.parent / "sensorium.example.toml"
 
@@ -44,7 +45,7 @@ def test_every_problem_is_told_with_its_path(tmp_path: Path) -> None:
         [providers.nv]
         kind = "magic"
         base_url = "ftp://x"
-        models = []
+        models = [{id = ".."}]
         """,
     )
     with pytest.raises(SettingsError) as caught:
@@ -73,6 +74,52 @@ def test_a_key_comes_from_the_variable_that_is_named_and_must_be_there(tmp_path:
     assert "k" not in repr(settings).split("'")
     with pytest.raises(SettingsError, match=r"providers\.nv\.key_env: the environment variable NV_KEY is empty or not set"):
         load(path, {"NV_KEY": ""})
+
+
+HOSTED = '[providers.{name}]\nkind = "openai"\nbase_url = "{url}"\nmodels = [{{id = "m"}}]\n{more}\n'
+
+
+def test_a_key_may_be_a_secret_of_the_vault(tmp_path: Path) -> None:
+    text = HOSTED.format(name="a", url="https://one.example/v1", more='key = "secret:nvidia-image"')
+    text += HOSTED.format(name="b", url="http://127.0.0.1:9000/v1", more='key = "secret:nvidia-image"')
+    text += HOSTED.format(name="c", url="https://two.example:8443", more='key = "secret:other"')
+    settings = load(write(tmp_path, text), {})
+    assert settings.providers["a"].key == SecretRef("nvidia-image")
+    assert settings.hosts_of("nvidia-image") == ("one.example", "http://127.0.0.1:9000")
+    assert (settings.hosts_of("other"), settings.hosts_of("none")) == (("two.example:8443",), ())
+    assert settings.keys == {}
+
+
+@pytest.mark.parametrize("key", ["nvapi-pasted", "secret:", "secret:nvapi-pasted", "secret:A B", "env:pasted", "secret:a/../b"])
+def test_a_key_that_is_no_name_is_refused_without_repeating_it(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path, HOSTED.format(name="a", url="https://x/v1", more=f'key = "{key}"'))
+    with pytest.raises(SettingsError, match=r'providers\.a\.key: write it as "secret:NAME"') as caught:
+        load(path, {})
+    assert "pasted" not in str(caught.value)
+
+
+def test_a_provider_names_its_key_once(tmp_path: Path) -> None:
+    path = write(tmp_path, HOSTED.format(name="a", url="https://x/v1", more='key = "secret:a"\nkey_env = "A"'))
+    with pytest.raises(SettingsError, match="key and key_env both name a key; keep one"):
+        load(path, {"A": "k"})
+
+
+def test_the_master_key_comes_from_the_environment_and_goes_no_further(tmp_path: Path) -> None:
+    settings = load(None, {"SENSORIUM_MASTER_KEY": " k1\n", "LANG": "C"})
+    assert settings.master_key == "k1"
+    assert settings.child_environment == {"LANG": "C"}
+    assert "k1" not in repr(settings) and "master_key" not in settings.model_dump()
+    assert load(None, {"SENSORIUM_MASTER_KEY": ""}).master_key is None
+    assert load(None, {"SENSORIUM_MASTER_KEY_FILE": "/k"}).vault.master_key_file == Path("/k")
+    with pytest.raises(SettingsError, match="master_key: comes from the environment"):
+        load(write(tmp_path, 'master_key = "x"'), {})
+
+
+def test_managing_secrets_needs_neither_a_token_nor_other_keys(tmp_path: Path) -> None:
+    text = '[server]\nhost = "0.0.0.0"\n' + HOSTED.format(name="a", url="https://x/v1", more='key_env = "NOT_SET"')
+    assert load_for_vault(write(tmp_path, text), {}, data_dir=tmp_path).data_dir == tmp_path
+    with pytest.raises(SettingsError, match=r"server\.prot: unknown key"):
+        load_for_vault(write(tmp_path, "[server]\nprot = 1"), {})
 
 
 @pytest.mark.parametrize("name", ["hub", "local"])
@@ -120,11 +167,92 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_example_loads_and_shows_every_option() -> None:
     settings = load(EXAMPLE, {"NVIDIA_API_KEY": "k"})
     assert settings.server == Server(data_dir=settings.data_dir)
-    assert settings.local == Local()
+    assert (settings.vault, settings.local) == (VaultSettings(), Local())
     text = EXAMPLE.read_text("utf-8")
     shown = set(re.findall(r"(?:^|[{,#] *)(\w+) = ", text, re.MULTILINE))
-    options = {option for section in (Server, Local, ProviderSettings, HostedModel) for option in section.model_fields}
+    sections = (Server, VaultSettings, Local, AudioSettings, ProviderSettings, HostedModel)
+    options = {option for section in sections for option in section.model_fields}
     assert options - shown == set()
+
+
+ROUTER = '[router.{name}]\nurl = "{url}"\n{more}\n'
+
+
+def test_each_modality_has_a_url_and_a_key_of_its_own(tmp_path: Path) -> None:
+    text = "".join(ROUTER.format(name=name, url=f"https://{name}.example/v1/", more="") for name in ("image", "audio", "video", "chat"))
+    settings = load(write(tmp_path, text), {})
+    keys = {name: table.key for name, table in settings.router.given.items()}
+    assert keys == {
+        "chat": SecretRef("nvidia-upstream"),
+        "image": SecretRef("nvidia-image"),
+        "audio": SecretRef("nvidia-audio"),
+        "video": SecretRef("nvidia-video"),
+    }
+    assert settings.router.given["image"].url == "https://image.example/v1"
+    assert settings.hosts_of("nvidia-image") == ("image.example",)
+    assert settings.secrets == ("nvidia-upstream", "nvidia-image", "nvidia-audio", "nvidia-video")
+
+
+def test_a_key_of_a_modality_goes_to_all_addresses_of_that_modality(tmp_path: Path) -> None:
+    more = 'asr_url = "https://b.example/v1/audio"\nstatus_url = "https://c.example/v1/status"'
+    settings = load(write(tmp_path, ROUTER.format(name="audio", url="https://a.example/v1/audio", more=more)), {})
+    assert settings.hosts_of("nvidia-audio") == ("a.example", "b.example", "c.example")
+
+
+def test_no_key_has_to_be_said(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, ROUTER.format(name="image", url="http://127.0.0.1:8000/v1", more='key = "none"')), {})
+    assert settings.router.given["image"].key is None
+    with pytest.raises(SettingsError, match=r"router\.image\.key: NVIDIA answers nobody without a key"):
+        load(write(tmp_path, ROUTER.format(name="image", url="https://ai.api.nvidia.com/v1/genai", more='key = "none"')), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "told"),
+    [
+        ("image", 'kye = "secret:x"', "router.image.kye: unknown key"),
+        ("pictures", "", "router.pictures: unknown key"),
+        ("image", "per_minute = 0", "router.image.per_minute"),
+        ("image", 'models = ["../x"]', "router.image.models.0.id"),
+        ("image", 'key = "nvapi-pasted"', "router.image.key: write it as"),
+        ("video", 'dialect = "openai"', "router.video.dialect: only NVIDIA's"),
+        ("audio", 'models = ["x"]', "router.audio.models: speech services are called by path"),
+    ],
+)
+def test_a_modality_that_cannot_be(tmp_path: Path, name: str, more: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, ROUTER.format(name=name, url="https://x.example/v1", more=more)), {})
+    assert told in str(caught.value.problems)
+    assert "pasted" not in str(caught.value.problems)
+
+
+PROVIDER = "[providers.p]\n{}\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ('kind = "fal"\nbase_url = "https://x"', "providers.p.kind: fal's queue is not spoken yet"),
+        ('kind = "openai"\nmodels = ["m"]', 'providers.p.base_url: is missing, for kind is "openai"'),
+        ('kind = "openai"\nbase_url = "https://x"', "providers.p.models: name at least one"),
+        ('kind = "engine"\nbase_url = "https://x"\nai_url = "https://y"\nmodels = ["m"]', "providers.p.ai_url: is for kind"),
+        ('kind = "nvidia"\nkey = "none"', "providers.p.key: NVIDIA answers nobody without a key"),
+        ('kind = "nvidia"\nmodels = [{id = "m", modality = "speech"}]', "providers.p.models: m speaks or listens; set router.audio"),
+        ('kind = "openai"\nbase_url = "https://[x"\nmodels = ["m"]', "providers.p.base_url: must look like"),
+    ],
+)
+def test_a_provider_that_cannot_be(tmp_path: Path, table: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, PROVIDER.format(table)), {})
+    assert told in "\n".join(caught.value.problems)
+
+
+def test_nvidia_needs_its_kind_only(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, PROVIDER.format('kind = "nvidia"')), {})
+    table = settings.providers["p"]
+    assert (table.key, table.per_minute) == (SecretRef("nvidia-upstream"), 35)
+    assert settings.hosts_of("nvidia-upstream") == ("integrate.api.nvidia.com", "ai.api.nvidia.com")
+    own = load(write(tmp_path, PROVIDER.format('kind = "nvidia"\nkey_env = "K"\nper_minute = 5\nmodels = ["m"]')), {"K": "k"})
+    assert (own.providers["p"].key, own.providers["p"].per_minute, own.providers["p"].models[0].id) == (None, 5, "m")
 
 
 @pytest.mark.parametrize(

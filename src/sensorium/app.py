@@ -10,31 +10,38 @@ import logging.handlers
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+from sensorium import providers
+from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.health import HealthDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
-from sensorium.api.router import Entry, Handler, Router
-from sensorium.api.visit import Visit
+from sensorium.api.router import Entry, Router
+from sensorium.api.secrets import SecretsDoor
+from sensorium.api.video import VideoDoor
 from sensorium.engines.supervisor import EngineProcess
-from sensorium.errors import NotConfigured, SettingsError, Unavailable
+from sensorium.errors import SettingsError, Unavailable
 from sensorium.exchange import Render
-from sensorium.overview import overview
+from sensorium.overview import overview, standings
 from sensorium.routing import shipped
-from sensorium.routing.call import Provider, Record, Route
+from sensorium.routing.call import Credential, Provider, Record, Route
 from sensorium.routing.catalog import Catalog
-from sensorium.routing.dispatch import Dispatch, Send
+from sensorium.routing.dispatch import Dispatch, Parts, Send
+from sensorium.routing.health import Health
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.upstream import Upstream
-from sensorium.settings import HostedModel, ProviderSettings, Settings
+from sensorium.settings import Settings
+from sensorium.store.database import Database
+from sensorium.store.masterkey import keeper
+from sensorium.store.vault import Vault
 from sensorium.wire import nvidia, openai
 
 MODELS = Path(__file__).parent / "models"
@@ -54,32 +61,63 @@ def shipped_models(folder: Path = MODELS) -> dict[Path, ShippedModel]:
     return found
 
 
-def catalog(settings: Settings, engine: EngineProcess | None) -> Catalog:
+def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None) -> Catalog:
     """Every route: the operator's providers in their order, then the shipped models and their stand-ins."""
-    hosted = [route for name, provider in settings.providers.items() for route in _hosted(name, provider, settings.keys.get(name))]
+    hosted = providers.routes(settings, vault)
     if engine is None:
         return Catalog(hosted)
+    ours = shipped_routes(settings, engine, taken={route.id for route in hosted})
+    # An open route takes the well-known names of its modality too.
+    opened = {route.modality for route in hosted if route.open}
+    return Catalog([*hosted, *(route for route in ours if not (route.stand_in and route.modality in opened))])
+
+
+def shipped_routes(settings: Settings, engine: EngineProcess | None = None, taken: Collection[str] = ()) -> list[Route]:
+    """The shipped models and their stand-ins; without an engine, as they would be."""
+    if not settings.local.enabled:
+        return []
     deadline = settings.local.deadline_s
-    local = Provider("local", f"{engine.base_url}/v1", lambda: engine.token, deadline, deadline, True, lambda: _failure(engine))
-    taken = {route.id for route in hosted}
-    return Catalog([*hosted, *shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)])
+    local = Provider("local", "", Credential(), deadline, deadline, local=True)
+    if engine is not None:
+        key = Credential(None, lambda: engine.token)
+        local = replace(local, base_url=f"{engine.base_url}/v1", credential=key, down=lambda: _failure(engine))
+    return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
-def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]]) -> Router:
+def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], vault: Vault | None = None) -> Router:
     """All routes of the hub."""
     chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
+    audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
     entries = [
         Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
+        Entry("POST", "/v1/completions", chat.completions, openai.error),
+        Entry("POST", "/v1/responses", chat.responses, openai.error),
+        Entry("POST", "/v1/rerank", chat.rerank, openai.error),
         Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
         Entry("POST", "/v1/images/generations", chat.images, openai.error),
         Entry("GET", "/v1/models", chat.models, openai.error),
         Entry("GET", "/v1/models/*", chat.model, openai.error),
         Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),
-        Entry("POST", "/v1/audio/*", _not_configured("audio"), nvidia.error),
-        Entry("POST", "/v1/video/*", _not_configured("video"), nvidia.error),
+        Entry("POST", "/v1/audio/transcriptions", audio.transcriptions, nvidia.error),
+        Entry("POST", "/v1/audio/translations", audio.translations, nvidia.error),
+        Entry("POST", "/v1/audio/synthesize", audio.synthesize, nvidia.error),
+        Entry("POST", "/v1/audio/synthesize_online", audio.synthesize_online, nvidia.error),
+        Entry("POST", "/v1/audio/speech", audio.speech, nvidia.error),
+        Entry("GET", "/v1/audio/list_voices", audio.list_voices, nvidia.error),
+        Entry("GET", "/v1/audio/*", audio.unknown, nvidia.error),
+        Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
+        Entry("POST", "/v1/video/*", video.draw, nvidia.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]
+    if vault is not None:
+        secrets = SecretsDoor(vault, settings.hosts_of)
+        entries += [
+            Entry("GET", "/v1/secrets", secrets.entries, openai.error),
+            Entry("GET", "/v1/secrets/*", secrets.entry, openai.error),
+            Entry("PUT", "/v1/secrets/*", secrets.put, openai.error),
+            Entry("DELETE", "/v1/secrets/*", secrets.remove, openai.error),
+        ]
     return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
 
 
@@ -90,10 +128,12 @@ def render(path: str) -> Render:
 
 def record(done: Record) -> None:
     """Where one finished call is written down: the log, until there is a store."""
+    answered = (done.route.answers, done.route.provider.name) if done.route else ("nothing", "nobody")
     log.info(
-        "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes",
-        *(done.call.id, done.call.caller, done.call.model, done.route.answers, done.route.provider.name, done.outcome, done.status),
+        "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes%s",
+        *(done.call.id, done.call.caller, done.call.model, *answered, done.outcome, done.status),
         *(1000 * done.first_byte_s, 1000 * done.total_s, done.bytes_out),
+        "".join(f"; {attempt}" for attempt in done.attempts),
     )
 
 
@@ -105,24 +145,31 @@ class Hub:
     router: Router
 
 
-def build(settings: Settings, engine: EngineProcess | None, send: Send) -> Hub:
+def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault) -> Hub:
     """The hub over `send`, the transport to the models."""
-    routes = catalog(settings, engine)
-    dispatch = Dispatch(routes, send, record, time.monotonic)
-    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}))
+    routes = catalog(settings, engine, vault)
+    dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic))
+    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault))
 
 
-async def run(settings: Settings, say: Callable[[str], None]) -> bool:
+async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> bool:
     """Serve until told to stop: the engine first, then the hub; at the end the other way round. True when Ctrl-C stopped it.
 
-    `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had.
+    `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had, or a
+    modality that is in `require` is off.
     """
     listener = _listen(settings.server.host, settings.server.port)
     _log_to(settings.data_dir)
+    database = Database(settings.data_dir)
+    vault = Vault(database, keeper(settings))
+    auditing = asyncio.create_task(vault.keep_audit())
     engine = _engine(settings)
     upstream = Upstream()
     try:
-        hub = build(settings, engine, upstream.send)
+        hub = build(settings, engine, upstream.send, vault)
+        off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]
+        if off:
+            raise SettingsError(off)
         server = _Server(_uvicorn(settings, hub.router))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if engine is not None:
@@ -136,11 +183,14 @@ async def run(settings: Settings, say: Callable[[str], None]) -> bool:
         await upstream.close()
         if engine is not None:
             await engine.stop()
+        auditing.cancel()
+        vault.flush()
+        database.close()
 
 
-def serve(settings: Settings, say: Callable[[str], None]) -> None:
+def serve(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> None:
     """Blocking twin of `run`, for the command line. Raises KeyboardInterrupt after a stop by Ctrl-C."""
-    if asyncio.run(run(settings, say)):
+    if asyncio.run(run(settings, say, require)):
         raise KeyboardInterrupt
 
 
@@ -214,20 +264,3 @@ def _engine(settings: Settings) -> EngineProcess | None:
 
 def _failure(engine: EngineProcess) -> str | None:
     return "; ".join(engine.problems) or "its engine cannot run" if engine.state == "failed" else None
-
-
-def _hosted(name: str, provider: ProviderSettings, key: str | None) -> Sequence[Route]:
-    upstream = Provider(name, provider.base_url, lambda: key, provider.timeout_s, provider.idle_s)
-    return [_hosted_route(model, upstream, provider.kind) for model in provider.models]
-
-
-def _hosted_route(model: HostedModel, provider: Provider, kind: str) -> Route:
-    seen = {"chat": {"text", "vision"} if model.vision else {"text"}}.get(model.modality, set())
-    return Route(model.id, model.modality, "genai" if kind == "genai" else "openai", frozenset(seen), provider, model.upstream or model.id)
-
-
-def _not_configured(modality: str) -> Handler:
-    async def refuse(visit: Visit) -> None:
-        raise NotConfigured(f"{modality} is not configured on this hub: set router.{modality} (URL + key)")
-
-    return refuse

@@ -1,7 +1,4 @@
-"""The `sensorium` command: parse, call, print. `serve` runs the hub; the other commands are callers of one.
-
-Exit codes: 0 done, 1 the call failed, 2 the command line or the environment is wrong, 3 no hub answers, 130 Ctrl-C.
-"""
+"""The `sensorium` command: parse, call, print. `serve` runs the hub; `see`, `draw` and `models` are callers of one."""
 
 from __future__ import annotations
 
@@ -9,17 +6,14 @@ import json
 import os
 import sys
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from sensorium import __version__, client
-from sensorium.errors import SensoriumError, SettingsError
+from sensorium import __version__, cli_doctor, cli_import, cli_provider, cli_secret, cli_setup, client
+from sensorium.cli_outcome import USAGE, fail, outcome
 
-FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 app = typer.Typer(
@@ -29,6 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+simulate = typer.Typer(help="Play a hosted API on this machine, for tests.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(simulate, name="simulate")
 
 
 @app.command()
@@ -41,15 +37,19 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST:PORT", help="Private address that image URLs may reach (repeatable).", show_default=False),
     ] = None,
+    require: Annotated[
+        str, typer.Option(metavar="MODALITY,...", help="Do not start unless these are on, such as image,audio.", show_default=False)
+    ] = "",
 ) -> None:
     """Run the hub until Ctrl-C."""
-    with _outcome():
+    with outcome():
         # Start-up cost: the hub and its web server take longer to import than every other command takes to run.
         from sensorium import app as hub
         from sensorium import settings as config
+        from sensorium.overview import required
 
         chosen = config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
-        hub.serve(chosen, lambda text: print(text, flush=True))
+        hub.serve(chosen, lambda text: print(text, flush=True), required(require))
 
 
 @app.command()
@@ -59,7 +59,7 @@ def see(
     model: Annotated[str, typer.Option(help="Model to ask; * lets the hub choose.")] = "*",
 ) -> None:
     """Ask the vision model about a picture."""
-    with _outcome():
+    with outcome():
         for piece in _hub().see(_image_url(image), question, model):
             sys.stdout.write(piece)
             sys.stdout.flush()
@@ -75,12 +75,12 @@ def draw(
     model: Annotated[str, typer.Option(help="Model that draws.")] = "black-forest-labs/flux.1-schnell",
 ) -> None:
     """Draw a picture from a sentence."""
-    with _outcome():
+    with outcome():
         media_type = SUFFIXES.get(output.suffix.lower())
         if media_type is None:
-            _fail(f"{output} must end in {', '.join(SUFFIXES)}", USAGE)
+            fail(f"{output} must end in {', '.join(SUFFIXES)}", USAGE)
         if not output.parent.is_dir():
-            _fail(f"{output.parent} is not a folder", USAGE)
+            fail(f"{output.parent} is not a folder", USAGE)
         picture = _hub().draw(prompt, media_type, model, seed=seed, steps=steps)
         output.write_bytes(picture.data)
         if picture.ignored:
@@ -93,47 +93,22 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the hub's list as it is.")] = False,
 ) -> None:
     """List what the hub serves."""
-    with _outcome():
+    with outcome():
         entries = _hub().models()
         print(json.dumps(entries, indent=2) if as_json else _table(entries))
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(f"sensorium {__version__}")
         raise typer.Exit
+    ctx.obj = os.environ
 
 
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="sensorium")
-
-
-@contextmanager
-def _outcome() -> Iterator[None]:
-    """Turn what may go wrong into one line on standard error and the exit code that the module's docstring promises."""
-    try:
-        yield
-    except SettingsError as error:
-        _fail("\nsensorium: ".join(error.problems), USAGE)
-    except client.HubUnreachable as error:
-        _fail(f"{error.message}; {error.hint}", UNREACHABLE)
-    except SensoriumError as error:
-        _fail(error.message, FAILED)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:
-        # The reader of our output is gone; keep the interpreter from failing again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(FAILED) from None
-    except OSError as error:
-        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", FAILED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"sensorium: {message}", file=sys.stderr)
-    raise typer.Exit(code)
 
 
 def _hub() -> client.Hub:
@@ -144,10 +119,10 @@ def _hub() -> client.Hub:
     except ValueError:
         usable = False
     if not usable:
-        _fail(f"MAC_HUB_URL is {url!r}; it must look like {client.DEFAULT_URL}", USAGE)
+        fail(f"MAC_HUB_URL is {url!r}; it must look like {client.DEFAULT_URL}", USAGE)
     token = os.environ.get("MAC_API_TOKEN", "").strip()
     if not token.isascii() or not token.isprintable():
-        _fail("MAC_API_TOKEN holds characters that no header can carry", USAGE)
+        fail("MAC_API_TOKEN holds characters that no header can carry", USAGE)
     return client.Hub(url, token)
 
 
@@ -157,7 +132,7 @@ def _image_url(image: str) -> str:
     if image == "-":
         return client.data_url(sys.stdin.buffer.read())
     if not Path(image).is_file():
-        _fail(f"{image} is neither a file nor an http(s) URL", USAGE)
+        fail(f"{image} is neither a file nor an http(s) URL", USAGE)
     return client.data_url(Path(image).read_bytes())
 
 
@@ -169,6 +144,46 @@ def _table(entries: list[dict[str, Any]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
+
+@simulate.command()
+def nvidia(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8780,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Accepted key (repeatable).  [default: nvapi-simulated]", show_default=False)
+    ] = None,
+    rpm: Annotated[int, typer.Option(help="Calls per minute and key; 0 for no limit.")] = 40,
+    fault: Annotated[list[str] | None, typer.Option(metavar="KIND=RATE[:SECONDS]", help="Fault (repeatable).", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 0,
+    cap: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL=RPM", help="Hidden limit of a model (repeatable).", show_default=False)
+    ] = None,
+    work: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=SECONDS", help="How long a model works, or all with * (repeatable).", show_default=False),
+    ] = None,
+    pexec: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Model that answers 202 when it is slow (repeatable).", show_default=False)
+    ] = None,
+) -> None:
+    """Play NVIDIA's hosted API until Ctrl-C: no network, no quota, failures to order."""
+    with outcome():
+        # Start-up cost: the web server takes longer to import than every other command takes to run.
+        from sensorium.simulators import serve as simulators
+        from sensorium.simulators.nvidia.options import options
+        from sensorium.simulators.nvidia.overview import overview
+        from sensorium.simulators.nvidia.server import Simulator
+
+        chosen = options(keys=key or (), rpm=rpm, caps=cap or (), faults=fault or (), work=work or (), pexec=pexec or (), seed=seed)
+        simulator = Simulator(chosen)
+        simulators.serve(simulator, host, port, lambda url: print(overview(url, simulator.catalog, bool(key)), flush=True))
+
+
+app.command()(cli_setup.init)
+app.command()(cli_doctor.doctor)
+app.command("import-env")(cli_import.import_env)
+app.add_typer(cli_provider.app, name="provider")
+app.add_typer(cli_secret.app, name="secret", context_settings={"obj": (os.environ, outcome)})
 
 if __name__ == "__main__":
     main()

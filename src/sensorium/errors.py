@@ -12,19 +12,23 @@
     │   └── NotConfigured       404  a modality that nobody set up; names the setting
     ├── MethodNotAllowed        405
     ├── BodyTooLarge            413
+    ├── UnsupportedMedia        415  a file format that the model cannot read; names those that it can
     ├── Unprocessable           422  a parameter outside its rules; names parameter, value and range
     ├── Busy                    429  the queue is full; has Retry-After
     ├── Cancelled               499  the caller went away
     ├── UpstreamFailed          502  the model's side broke or sent nonsense
+    ├── UpstreamRefused         any  the model's side answered with an error; its class is the code
     ├── Unavailable             503  nobody can answer now
     ├── DeadlineExceeded        504
     └── SettingsError           (no reply)  the hub cannot start; lists every problem
 
 A caller's side of the wire has two more, in `client`: HubUnreachable and CallFailed.
-An upstream's own error reply is not an exception: it is relayed.
+The error reply of an engine on this machine is not an exception: it is relayed as it came.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class SensoriumError(Exception):
@@ -121,6 +125,12 @@ class BodyTooLarge(SensoriumError):
     code, status, kind = "body_too_large", 413, "invalid_request_error"
 
 
+class UnsupportedMedia(SensoriumError):
+    """A file in a format that the model cannot read."""
+
+    code, status, kind = "unsupported_media", 415, "invalid_request_error"
+
+
 class Unprocessable(SensoriumError):
     """A parameter outside its rules."""
 
@@ -143,6 +153,17 @@ class UpstreamFailed(SensoriumError):
     """The model's side broke off or sent something that is not an answer."""
 
     code, status, retryable, kind = "upstream_failed", 502, True, "upstream_error"
+
+
+class UpstreamRefused(SensoriumError):
+    """The hosted provider `source` answered with an error: its words, cleaned, under the status that its class has."""
+
+    kind = "upstream_error"
+
+    def __init__(self, message: str, *, status: int, code: str, source: str, **more: Any) -> None:
+        super().__init__(message, code=code, **more)
+        self.status = status
+        self.source = source
 
 
 class Unavailable(SensoriumError):

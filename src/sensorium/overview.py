@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from sensorium.errors import SettingsError
+from sensorium.providers import MODALITIES
 from sensorium.routing.call import Route
 
 DOORS = (
@@ -12,26 +15,50 @@ DOORS = (
     ("POST /v1/images/generations", "draw", "OpenAI"),
     ("POST /v1/genai/<org>/<model>", "draw", "NVIDIA genai"),
     ("POST /v1/embeddings", "embed", "OpenAI"),
+    ("POST /v1/rerank", "rank", ""),
+    ("POST /v1/audio/speech, /transcriptions, /synthesize", "speak, listen", "OpenAI, NVIDIA"),
+    ("POST /v1/video/<org>/<model>", "film", "NVIDIA genai"),
     ("GET  /v1/models", "what there is", "OpenAI"),
     ("GET  /healthz, /readyz", "state", ""),
 )
-SWITCHES = {
-    "chat": '[providers.NAME] kind = "openai" with a model of modality "chat"',
-    "image": '[providers.NAME] kind = "genai" with a model of modality "image"',
-    "embed": '[providers.NAME] kind = "openai" with a model of modality "embed"',
-    "audio": "router.audio (URL + key), not in this version",
-    "video": "router.video (URL + key), not in this version",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether one modality is served, as far as it is known without a call. `said` is how, or why not; `trouble` what part of it is out."""
+
+    name: str
+    on: bool
+    said: str
+    trouble: tuple[str, ...] = ()
+
+    @property
+    def lack(self) -> str | None:
+        """Why it is not wholly on; None when it is."""
+        return "; ".join(self.trouble) or (None if self.on else self.said)
+
+
+def standings(routes: Sequence[Route]) -> list[Standing]:
+    """Every modality that the settings' `router` has, in its words."""
+    return [_standing(name, [route for route in routes if route.modality in kinds]) for name, kinds in MODALITIES.items()]
+
+
+def required(text: str) -> list[str]:
+    """Modalities that somebody insists on, from a list with commas. Raises SettingsError for one that there is not."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in MODALITIES]
+    if unknown:
+        raise SettingsError([f"--require: there is no modality {', '.join(unknown)}; there are {', '.join(MODALITIES)}"])
+    return names
 
 
 def overview(address: str, routes: Sequence[Route], token: bool, log: Path) -> str:
     """The start-up table as text. `address` is the hub's base URL, `log` the file that gets a line per call."""
     lines = [f"Sensorium serves {address}", "", "doors"]
-    lines += _columns([(f"  {path}", does, dialect) for path, does, dialect in DOORS])
+    lines += columns([(f"  {path}", does, dialect) for path, does, dialect in DOORS])
     lines += ["", "models"]
-    lines += _columns([(f"  {route.id}", route.modality, _said(route)) for route in routes])
-    lines += ["", "modalities"]
-    lines += _columns([(f"  {name}", *_state(name, routes)) for name in SWITCHES])
+    lines += columns([(f"  {'any name' if route.open else route.id}", route.modality, _said(route)) for route in routes])
+    lines += ["", "modalities", *modalities(standings(routes))]
     lines += ["", "callers"]
     lines += [f'  export MAC_HUB_URL="{address}"']
     lines += [
@@ -43,23 +70,39 @@ def overview(address: str, routes: Sequence[Route], token: bool, log: Path) -> s
     return "\n".join(lines)
 
 
+def modalities(told: Iterable[Standing]) -> list[str]:
+    """The lines of all modalities: on or off, and why; then what part of one is out."""
+    rows = []
+    for one in told:
+        rows.append((f"  {one.name}", "on" if one.on else "off", one.said))
+        rows += [("", "", f"without {part}") for part in one.trouble]
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, their cells below each other."""
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(max((len(row) for row in rows), default=0))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def _said(route: Route) -> str:
     if route.stand_in:
         return f"STAND-IN, answered by {route.answers} ({route.scope}); local.stand_ins = false turns it off"
     return f"{route.provider.name}, {route.scope}"
 
 
-def _state(modality: str, routes: Iterable[Route]) -> tuple[str, str]:
-    mine = [route for route in routes if route.modality == modality and not route.stand_in]
+def _standing(name: str, routes: Sequence[Route]) -> Standing:
+    mine = [route for route in routes if not route.stand_in]
     if not mine:
-        return "off", f"turn on: {SWITCHES[modality]}"
-    reason = mine[0].provider.down()
-    if reason is not None:
-        return "off", reason
-    able = sorted({capability for route in mine for capability in route.capabilities})
-    return "on", f"* = {mine[0].id}" + (f" ({', '.join(able)} input)" if able else "")
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(max((len(row) for row in rows), default=0))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return Standing(name, False, f"not configured; turn on: router.{name} (URL + key)")
+    told = [(route, route.provider.down()) for route in mine]
+    trouble = tuple(dict.fromkeys(f"{route.provider.name}: {reason}" for route, reason in told if reason is not None))
+    able = [route for route, reason in told if reason is None]
+    if not able:
+        return Standing(name, False, "; ".join(trouble))
+    picked = next((route for route in able if not route.open), None)
+    takes = sorted({capability for route in able for capability in route.capabilities})
+    anything = list(dict.fromkeys(route.provider.name for route in able if route.open))
+    said = [f"* = {picked.id}"] if picked else []
+    said += [f"any name at {' and '.join(anything)}"] if anything else []
+    return Standing(name, True, ", ".join(said) + (f" ({', '.join(takes)} input)" if takes else ""), trouble)

@@ -1,108 +1,40 @@
 """Settings: one TOML file, a few flags and the environment, checked all at once and frozen.
 
-An unknown key is an error that names its path. Secrets never stand in the file: a provider names the environment variable
-that holds its key.
+An unknown key is an error that names its path. The tables themselves are in `options`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sensorium.errors import SettingsError
+from sensorium.options import Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 
-DEFAULT_PORT = 8789
-MODEL_ID = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
 RESERVED = ("hub", "local")
-FROM_ENVIRONMENT = ("token", "keys", "child_environment")
-
-
-def _host_port(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError("write it as HOST:PORT, such as 192.168.1.20:8000")
-    return text.lower()
-
-
-def _base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("must look like https://host/v1, without user, query or fragment")
-    return text.rstrip("/")
-
-
-def _model_id(text: str) -> str:
-    if not MODEL_ID.fullmatch(text) or ".." in text or "//" in text:
-        raise ValueError("may hold letters, digits and . _ - : / @ +, and no .. or //")
-    return text
-
-
-HostPort = Annotated[str, AfterValidator(_host_port)]
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
-
-
-class Section(BaseModel):
-    """A table of the settings file: frozen, and no key that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Server(Section):
-    """Where the hub listens and what it bears. Sizes in bytes, times in seconds."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
-    data_dir: Path | None = None
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    grace_s: Annotated[float, Field(ge=0, le=600)] = 20.0
-    allow_egress: tuple[HostPort, ...] = ()
-
-
-class Local(Section):
-    """The models that ship in the package. `stand_ins` lets them answer for well-known ids and say so."""
-
-    enabled: bool = True
-    stand_ins: bool = True
-    queue: Annotated[int, Field(ge=1, le=10_000)] = 32
-    deadline_s: Annotated[float, Field(gt=0)] = 120.0
-
-
-class HostedModel(Section):
-    """One model of a provider: the id callers use, and `upstream`, the provider's own name when it differs."""
-
-    id: Annotated[str, AfterValidator(_model_id)]
-    modality: Literal["chat", "embed", "image"] = "chat"
-    vision: bool = False
-    upstream: str | None = None
-
-
-class ProviderSettings(Section):
-    """A hosted API. `kind` is its dialect, `key_env` the environment variable that holds its key."""
-
-    kind: Literal["openai", "genai"]
-    base_url: BaseUrl
-    key_env: str | None = None
-    timeout_s: Annotated[float, Field(gt=0)] = 180.0
-    idle_s: Annotated[float, Field(gt=0)] = 300.0
-    models: Annotated[tuple[HostedModel, ...], Field(min_length=1)]
+ROUTER = "router."
+MASTER_KEY, MASTER_KEY_FILE = "SENSORIUM_MASTER_KEY", "SENSORIUM_MASTER_KEY_FILE"
+FROM_ENVIRONMENT = ("token", "keys", "child_environment", "master_key")
 
 
 class Settings(Section):
-    """Everything that `sensorium serve` can be told. `token` and `keys` come from the environment only."""
+    """Everything that `sensorium serve` can be told. `token`, `keys` and `master_key` come from the environment only."""
 
     server: Server = Server()
+    vault: VaultSettings = VaultSettings()
     local: Local = Local()
-    providers: dict[str, ProviderSettings] = {}
-    token: str | None = Field(None, exclude=True, repr=False)
-    keys: dict[str, str] = Field({}, exclude=True, repr=False)
-    child_environment: dict[str, str] = Field({}, exclude=True, repr=False)
+    router: RouterSettings = RouterSettings()
+    providers: dict[str, ProviderSettings] = Field(default={})
+    token: str | None = Field(default=None, exclude=True, repr=False)
+    keys: dict[str, str] = Field(default={}, exclude=True, repr=False)
+    child_environment: dict[str, str] = Field(default={}, exclude=True, repr=False)
+    master_key: str | None = Field(default=None, exclude=True, repr=False)
 
     @property
     def data_dir(self) -> Path:
@@ -110,32 +42,59 @@ class Settings(Section):
         assert self.server.data_dir is not None
         return self.server.data_dir
 
+    def hosts_of(self, secret: str) -> tuple[str, ...]:
+        """Where the providers that use this secret are, as `host[:port]`, plain http with its scheme."""
+        return tuple(dict.fromkeys(_bound_host(url) for name, url in self._keyed_urls() if name == secret))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The secrets that the file names, in its order."""
+        return tuple(dict.fromkeys(name for name, _ in self._keyed_urls()))
+
+    def _keyed_urls(self) -> list[tuple[str, str]]:
+        modalities = [(table.key, url) for table in self.router.given.values() for url in table.urls]
+        providers = [(table.key, url) for table in self.providers.values() for url in table.urls]
+        return [(key.name, url) for key, url in modalities + providers if key is not None]
+
 
 def load(path: Path | None, environ: Mapping[str, str], **flags: Any) -> Settings:
     """Read the file (none is fine), lay `flags` over its `server` table, take token and keys from `environ`.
 
     Raises SettingsError with every problem found.
     """
-    table = _read(path)
-    problems = [f"{name}: comes from the environment, not from the file" for name in FROM_ENVIRONMENT if table.pop(name, None) is not None]
-    server = table.setdefault("server", {})
-    if isinstance(server, dict):
-        given = {name: flag for name, flag in flags.items() if flag not in (None, (), [])}
-        table["server"] = {"data_dir": _data_home(environ), **server, **given}
-    try:
-        settings = Settings.model_validate(table)
-    except ValidationError as error:
-        raise SettingsError(problems + [_sentence(detail) for detail in error.errors()]) from None
+    settings, problems = _validated(path, environ, flags)
     from_environment = {
         "token": environ.get("MAC_API_TOKEN", "").strip() or None,
         "keys": _keys(settings, environ),
-        "child_environment": dict(environ),
+        "child_environment": {name: text for name, text in environ.items() if name != MASTER_KEY},
     }
     settings = settings.model_copy(update=from_environment)
+    problems += [*_contradictions(settings), *_missing(settings)]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def load_for_vault(path: Path | None, environ: Mapping[str, str], **flags: Any) -> Settings:
+    """`load` for whoever manages secrets beside a hub: of the environment only the master key counts, not what the hub needs to run.
+
+    Raises SettingsError with every problem found.
+    """
+    settings, problems = _validated(path, environ, flags)
     problems += _contradictions(settings)
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def problems_of(text: str) -> list[str]:
+    """What is wrong with a text as a settings file, whatever the environment holds."""
+    try:
+        return list(_contradictions(Settings.model_validate(tomllib.loads(text))))
+    except tomllib.TOMLDecodeError as error:
+        return [f"not valid TOML: {error}"]
+    except ValidationError as error:
+        return [_sentence(detail) for detail in error.errors()]
 
 
 def is_loopback(host: str) -> bool:
@@ -144,6 +103,26 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _validated(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    table = _read(path)
+    problems = [f"{name}: comes from the environment, not from the file" for name in FROM_ENVIRONMENT if table.pop(name, None) is not None]
+    server = table.setdefault("server", {})
+    if isinstance(server, dict):
+        given = {name: flag for name, flag in flags.items() if flag not in (None, (), [])}
+        table["server"] = {"data_dir": _data_home(environ), **server, **given}
+    vault = table.setdefault("vault", {})
+    if isinstance(vault, dict) and environ.get(MASTER_KEY_FILE):
+        table["vault"] = {**vault, "master_key_file": environ[MASTER_KEY_FILE]}
+    try:
+        settings = Settings.model_validate(table)
+    except ValidationError as error:
+        raise SettingsError(problems + [_sentence(detail) for detail in error.errors()]) from None
+    master_key = environ.get(MASTER_KEY, "").strip() or None
+    if master_key and settings.vault.master_key_file:
+        problems.append(f"{MASTER_KEY} and a master key file ({settings.vault.master_key_file}) are both given; keep one")
+    return settings.model_copy(update={"master_key": master_key}), problems
 
 
 def _read(path: Path | None) -> dict[str, Any]:
@@ -165,27 +144,73 @@ def _data_home(environ: Mapping[str, str]) -> Path:
 
 
 def _keys(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    named = {name: provider.key_env for name, provider in settings.providers.items() if provider.key_env}
+    named = dict(_variables(settings))
     given = {name: environ.get(variable, "").strip() for name, variable in named.items()}
     return {name: key for name, key in given.items() if key}
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    problems = []
+def _variables(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The tables that take their key from the environment, as `Settings.keys` names them, and its variables."""
+    yield from ((f"{ROUTER}{name}", table.key_env) for name, table in settings.router.given.items() if table.key_env)
+    yield from ((name, provider.key_env) for name, provider in settings.providers.items() if provider.key_env)
+
+
+def _missing(settings: Settings) -> Iterator[str]:
+    """What the environment should hold and does not."""
     if not settings.token and not is_loopback(settings.server.host):
-        problems.append(
+        yield (
             f"server.host is {settings.server.host}, which other machines can reach, and no token is set; "
             "set MAC_API_TOKEN to a long random string, or bind 127.0.0.1"
         )
+    for name, variable in _variables(settings):
+        if name not in settings.keys:
+            place = name if name.startswith(ROUTER) else f"providers.{name}"
+            yield f"{place}.key_env: the environment variable {variable} is empty or not set"
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    for name, table in settings.router.given.items():
+        if table.key and table.key_env:
+            yield f"router.{name}: key and key_env both name a key; keep one"
+        if not (table.key or table.key_env) and is_hosted_by_nvidia(table.url):
+            yield (f'router.{name}.key: NVIDIA answers nobody without a key; leave "none" out')
+        if name == "video" and table.dialect == "openai":
+            yield ("router.video.dialect: only NVIDIA's is spoken for video")
+        if name == "audio" and table.models:
+            yield ("router.audio.models: speech services are called by path, not by model; leave it out")
     for name, provider in settings.providers.items():
-        if name in RESERVED:
-            problems.append(f"providers.{name}: this name is the hub's own; choose another")
-        if provider.key_env and name not in settings.keys:
-            problems.append(f"providers.{name}.key_env: the environment variable {provider.key_env} is empty or not set")
-        if provider.kind == "genai":
-            wrong = [model.id for model in provider.models if model.modality != "image"]
-            problems += [f'providers.{name}.models: {model} must have modality "image", for kind is "genai"' for model in wrong]
-    return problems
+        yield from (f"providers.{name}{problem}" for problem in _of_provider(name, provider))
+
+
+def is_hosted_by_nvidia(url: str) -> bool:
+    """Whether `url` is on one of NVIDIA's hosts."""
+    return f".{urlsplit(url).hostname}".endswith(".nvidia.com")
+
+
+def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
+    if name in RESERVED or name.startswith(ROUTER):
+        yield ": this name is the hub's own; choose another"
+    if provider.key and provider.key_env:
+        yield ": key and key_env both name a key; keep one"
+    if provider.kind == "nvidia" and not (provider.key or provider.key_env):
+        yield ".key: NVIDIA answers nobody without a key; name it here or in key_env"
+    if provider.base_url is None:
+        yield f'.base_url: is missing, for kind is "{provider.kind}"'
+    if provider.ai_url is not None and provider.kind != "nvidia":
+        yield '.ai_url: is for kind "nvidia" only'
+    if not provider.models and provider.kind not in ("nvidia", "hub"):
+        yield f'.models: name at least one, for kind is "{provider.kind}"'
+    if provider.kind in ("nvidia", "hub"):
+        elsewhere = [model.id for model in provider.models if model.modality in ("speech", "transcribe")]
+        yield from (f".models: {model} speaks or listens; set router.audio (URL + key) for it" for model in elsewhere)
+    if provider.kind == "genai":
+        wrong = [model.id for model in provider.models if model.modality != "image"]
+        yield from (f'.models: {model} must have modality "image", for kind is "genai"' for model in wrong)
+
+
+def _bound_host(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.netloc if parts.scheme == "https" else f"http://{parts.netloc}"
 
 
 def _sentence(detail: Any) -> str:

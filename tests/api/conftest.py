@@ -15,8 +15,15 @@ def provider() -> Provider:
 
 
 @pytest.fixture(scope="module")
-def hub(provider: Provider) -> Iterator[Hub]:
-    with serving(provider) as base, running(base, max_body_bytes=4096) as hub:
+def at(provider: Provider) -> Iterator[str]:
+    with serving(provider) as base:
+        yield base
+
+
+@pytest.fixture
+def hub(at: str) -> Iterator[Hub]:
+    """A hub of its own for each test: what it learns of its providers stays with it."""
+    with running(at, max_body_bytes=4096) as hub:
         yield hub
 
 

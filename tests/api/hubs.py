@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 from sensorium import app
-from sensorium.routing.call import Record
-from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.call import Record, Route
+from sensorium.routing.catalog import Catalog
+from sensorium.routing.dispatch import Dispatch, Parts
+from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import Settings
 from tests.serving import serving
@@ -77,13 +79,14 @@ class Hub:
 
 
 class LazyUpstream:
-    """An Upstream that is opened inside the server's own event loop."""
+    """An Upstream that is opened inside the server's own event loop; its clock and its sleep can be given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *waiting: Any) -> None:
         self._upstream: Upstream | None = None
+        self._waiting = waiting
 
     async def send(self, call: Any, route: Any) -> Any:
-        self._upstream = self._upstream or Upstream()
+        self._upstream = self._upstream or Upstream(*self._waiting)
         return await self._upstream.send(call, route)
 
     async def close(self) -> None:
@@ -106,18 +109,17 @@ def settings(provider: str, full: bool = False, **server: Any) -> Settings:
 
 
 @contextmanager
-def running(provider: str, token: str | None = None, full: bool = False, **server: Any) -> Iterator[Hub]:
-    """A hub in front of `provider`, in `full` with one model more for pictures and one for embeddings in OpenAI's dialect."""
+def over(routes: Iterable[Route], configured: Settings | None = None, upstream: LazyUpstream | None = None) -> Iterator[Hub]:
+    """A hub with these routes."""
     records: list[Record] = []
-    upstream = LazyUpstream()
-    configured = settings(provider, full, **server).model_copy(update={"token": token})
-    dispatch = Dispatch(app.catalog(configured, None), upstream.send, records.append, lambda: 0.0)
-    router = app.router(configured, dispatch, dict)
+    sending = upstream or LazyUpstream()
+    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, Health(lambda: 0.0), lambda: 0.0))
+    router = app.router(configured or Settings(), dispatch, dict)
 
     async def closing(scope: Any, receive: Any, send: Any) -> None:
         await router(scope, receive, send)
         if scope["type"] == "lifespan":
-            await upstream.close()
+            await sending.close()
 
     with serving(closing) as base:
         hub = Hub(base, records)
@@ -125,3 +127,11 @@ def running(provider: str, token: str | None = None, full: bool = False, **serve
             yield hub
         finally:
             hub.close()
+
+
+@contextmanager
+def running(provider: str, token: str | None = None, full: bool = False, **server: Any) -> Iterator[Hub]:
+    """A hub in front of `provider`, in `full` with one model more for pictures and one for embeddings in OpenAI's dialect."""
+    configured = settings(provider, full, **server).model_copy(update={"token": token})
+    with over(app.catalog(configured, None).routes, configured) as hub:
+        yield hub

@@ -51,7 +51,8 @@ def test_odd_paths_never_reach_the_provider(hub: Hub, provider: Provider, path: 
 
 
 def test_an_upstreams_error_passes_through(hub: Hub) -> None:
-    assert hub.json("POST", "/v1/genai/org/refuse-422", {"prompt": "x"}) == (422, {"error": {"message": "refused on purpose"}})
+    status, reply = hub.json("POST", "/v1/genai/org/refuse-422", {"prompt": "x"})
+    assert (status, reply["detail"], reply["error"]["message"]) == (422, "refused on purpose", "refused on purpose")
 
 
 SHAPES = [

@@ -56,18 +56,19 @@ def test_without_a_query_string_nothing_is_added(scripted: tuple[Scripted, Hub])
 
 
 def test_frames_are_not_held_back(hub: Hub, provider: Provider) -> None:
+    provider.step.release()  # a stream is opened once its first event is there
     stream = hub.open("POST", CHAT, {**HELLO, "model": "slow", "stream": True})
     for number in range(3):
-        provider.step.release()
         assert stream.readline() == b'data: {"n": %d}\n' % number
         assert stream.readline() == b"\n"
+        provider.step.release()
     assert stream.read() == b"data: [DONE]\n\n"
 
 
 def test_a_caller_who_leaves_closes_the_upstream_call(hub: Hub, provider: Provider) -> None:
     provider.closed.clear()
-    stream = hub.open("POST", CHAT, {**HELLO, "model": "slow", "stream": True})
     provider.step.release()
+    stream = hub.open("POST", CHAT, {**HELLO, "model": "slow", "stream": True})
     stream.readline()
     stream.close()
     hub.close()
@@ -89,7 +90,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event(hub: Hub) -> None:
 def test_an_upstreams_error_passes_through_under_its_own_name(hub: Hub, status: int) -> None:
     reply, raw = hub.call("POST", CHAT, {**HELLO, "model": f"refuse-{status}"})
     assert (reply.status, reply.getheader("x-sensorium-source"), reply.getheader("retry-after")) == (status, "talk", "7")
-    assert json.loads(raw)["error"]["message"] == "refused on purpose"
+    assert "refused on purpose" in json.loads(raw)["error"]["message"]
 
 
 @pytest.mark.parametrize(

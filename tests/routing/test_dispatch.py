@@ -8,15 +8,25 @@ from dataclasses import replace
 
 import pytest
 
-from sensorium.errors import DeadlineExceeded, Unavailable, Unprocessable, UpstreamFailed
-from sensorium.routing.call import Call, Record, Reply, Route
+from sensorium.errors import DeadlineExceeded, Forbidden, SensoriumError, Unavailable, Unprocessable, UpstreamFailed, UpstreamRefused
+from sensorium.routing.call import Call, Credential, Record, Reply, Route
 from sensorium.routing.catalog import Catalog
-from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.dispatch import Dispatch, Parts
+from sensorium.routing.health import Health
 from tests.routing.hosted import call, chat, provider
 
 
+class Said(list[bytes | Exception]):
+    """The chunks of a reply (an error among them breaks it off), with a status and headers."""
+
+    def __init__(self, *chunks: bytes | Exception, status: int = 200, **headers: str) -> None:
+        super().__init__(chunks)
+        self.status = status
+        self.headers = {name.replace("_", "-"): text for name, text in headers.items()}
+
+
 class Transport:
-    """Answers with the next of `outcomes`: an error to raise, or the chunks of a reply (an error among them breaks it off)."""
+    """Answers with the next of `outcomes`: an error to raise, or what is said."""
 
     def __init__(self, *outcomes: Exception | list[bytes | Exception]) -> None:
         self.outcomes = list(outcomes)
@@ -28,9 +38,10 @@ class Transport:
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
+        said = outcome if isinstance(outcome, Said) else Said(*outcome)
 
         async def chunks() -> AsyncIterator[bytes]:
-            for chunk in outcome:
+            for chunk in said:
                 if isinstance(chunk, Exception):
                     raise chunk
                 yield chunk
@@ -38,31 +49,63 @@ class Transport:
         async def close() -> None:
             self.closed += 1
 
-        return Reply(200, {}, chunks(), close, route)
+        return Reply(said.status, said.headers, chunks(), close, route)
+
+
+class Clock:
+    """Seconds that pass by one at each look, and by what is slept."""
+
+    def __init__(self) -> None:
+        self.now = -1.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
 
 
 ONE, TWO = chat("good", provider("http://one", "one")), chat("good", provider("http://two", "two"))
 ENGINE = chat("good", provider("http://engine", "engine", local=True))
 
 
+class Hub:
+    """A dispatch over routes and a transport that goes on from call to call."""
+
+    def __init__(self, transport: Transport, *routes: Route) -> None:
+        self.transport, self.clock, self.records = transport, Clock(), list[Record]()
+        self.still = 0.0
+        self.health = Health(lambda: self.still)
+        parts = Parts(transport.send, self.records.append, self.health, self.clock, self.sleep)
+        self.dispatch = Dispatch(Catalog(routes), parts)
+
+    async def sleep(self, seconds: float) -> None:
+        self.still += seconds
+        await self.clock.sleep(seconds)
+
+    def call(self, read: int | None = None, **changes: object) -> bytes:
+        async def main() -> bytes:
+            reply = await self.dispatch(call(**changes))
+            got = []
+            try:
+                async for chunk in reply.chunks:
+                    got.append(chunk)
+                    if len(got) == read:
+                        break
+            finally:
+                await reply.close()
+                await reply.close()
+            return b"".join(got)
+
+        return asyncio.run(main())
+
+
 def dispatched(transport: Transport, *routes: Route, read: int | None = None) -> tuple[bytes, list[Record]]:
-    records: list[Record] = []
-    clock = iter(range(100))
-
-    async def main() -> bytes:
-        reply = await Dispatch(Catalog(routes), transport.send, records.append, lambda: next(clock))(call())
-        got = []
-        try:
-            async for chunk in reply.chunks:
-                got.append(chunk)
-                if len(got) == read:
-                    break
-        finally:
-            await reply.close()
-            await reply.close()
-        return b"".join(got)
-
-    return asyncio.run(main()), records
+    hub = Hub(transport, *routes)
+    return hub.call(read), hub.records
 
 
 def test_an_answer_is_passed_on_and_recorded_once() -> None:
@@ -76,15 +119,16 @@ def test_an_unreachable_provider_is_passed_over() -> None:
     transport = Transport(Unavailable("down"), [b"x"])
     body, records = dispatched(transport, ONE, TWO)
     assert (body, transport.asked) == (b"x", ["one", "two"])
-    assert [r.outcome for r in records] == ["failed", "answered"]
+    assert [(r.outcome, [str(a) for a in r.attempts]) for r in records] == [("answered", ["one good: transport"])]
 
 
 def test_a_lost_engine_is_asked_again_but_a_hosted_provider_is_not() -> None:
     transport = Transport(UpstreamFailed("gone"), [b"x"])
     assert dispatched(transport, ENGINE)[0] == b"x"
     assert transport.asked == ["engine", "engine"]
-    with pytest.raises(UpstreamFailed):
+    with pytest.raises(UpstreamRefused, match="gone") as refused:
         dispatched(Transport(UpstreamFailed("gone"), [b"x"]), ONE)
+    assert refused.value.status == 502
 
 
 def test_a_provider_that_is_known_to_be_down_is_not_asked() -> None:
@@ -92,12 +136,12 @@ def test_a_provider_that_is_known_to_be_down_is_not_asked() -> None:
     down = chat("good", replace(provider("http://engine", "engine"), down=lambda: "no weights"))
     assert dispatched(transport, down, TWO)[0] == b"x"
     assert transport.asked == ["two"]
-    with pytest.raises(Unavailable, match="engine cannot answer: no weights"):
+    with pytest.raises(Unavailable, match="engine: no weights"):
         dispatched(Transport(), down)
 
 
-def test_the_last_error_is_the_answer_when_nobody_is_there() -> None:
-    with pytest.raises(Unavailable, match="two is down"):
+def test_every_attempt_is_named_when_nobody_is_there() -> None:
+    with pytest.raises(Unavailable, match="one: one is down; two: two is down"):
         dispatched(Transport(Unavailable("one is down"), Unavailable("two is down")), ONE, TWO)
 
 
@@ -108,8 +152,10 @@ def test_a_caller_who_leaves_before_the_reply_is_recorded() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
+    dispatch = Dispatch(Catalog([ONE]), Parts(never, records.append, Health(lambda: 0.0), lambda: 0.0))
+
     async def main() -> None:
-        asking = asyncio.ensure_future(Dispatch(Catalog([ONE]), never, records.append, lambda: 0.0)(call()))
+        asking = asyncio.ensure_future(dispatch(call()))
         await asyncio.sleep(0)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -141,3 +187,161 @@ def test_a_caller_who_leaves_is_recorded_as_such() -> None:
     transport = Transport([b"a", b"b"])
     assert [r.outcome for r in dispatched(transport, ONE, read=1)[1]] == ["client_closed"]
     assert transport.closed == 1
+
+
+EVENTS = {"content_type": "text/event-stream"}
+DEGRADED = Said(b'{"detail":"Function id \'f\': DEGRADED function cannot be invoked"}', status=400)
+REFUSED_KEY = Said(b'{"status":401,"title":"Unauthorized","detail":"Authentication failed"}', status=401)
+PASSED_OVER: list[tuple[str, list[Exception | list[bytes | Exception]], str]] = [
+    ("a 500", [Said(b"oops", status=500)], "provider_outage"),
+    ("an outage that wears a 400", [DEGRADED], "provider_outage"),
+    ("a full queue", [Said(b'{"title":"Too Many Requests"}', status=429)], "rate_limited"),
+    ("a refused key, asked twice", [REFUSED_KEY, REFUSED_KEY], "auth"),
+    ("no credit", [Said(b'{"detail":"Cloud credits expired"}', status=402)], "quota_exhausted"),
+    ("a model that was not granted", [Said(b'{"detail":"Not found for account"}', status=404)], "model_unavailable"),
+    ("nobody there", [Unavailable("refused")], "transport"),
+    ("a late one", [DeadlineExceeded("slow")], "transport"),
+    ("a broken connection", [UpstreamFailed("reset")], "transport"),
+    ("an error as first event", [Said(b'data: {"error":{"message":"boom"}}\n\n', **EVENTS)], "provider_outage"),
+    ("an empty stream", [Said(**EVENTS)], "transport"),
+    ("a stream of comments only", [Said(b": hello\n\n", b": still\n\n", **EVENTS)], "transport"),
+]
+
+
+@pytest.mark.parametrize(("what", "outcomes", "kind"), PASSED_OVER, ids=[row[0] for row in PASSED_OVER])
+def test_what_is_passed_over(what: str, outcomes: list[Exception | list[bytes | Exception]], kind: str) -> None:
+    transport = Transport(*outcomes, [b"answer"])
+    body, records = dispatched(transport, ONE, TWO)
+    assert (body, transport.asked) == (b"answer", ["one"] * len(outcomes) + ["two"])
+    assert [(r.outcome, [(a.failure.kind, a.asked) for a in r.attempts]) for r in records] == [("answered", [(kind, True)])]
+
+
+@pytest.mark.parametrize(("what", "outcomes", "kind"), PASSED_OVER, ids=[row[0] for row in PASSED_OVER])
+def test_one_clear_error_when_there_is_nobody_else(what: str, outcomes: list[Exception | list[bytes | Exception]], kind: str) -> None:
+    hub = Hub(Transport(*outcomes), ONE)
+    with pytest.raises(SensoriumError) as refused:
+        hub.call()
+    assert "one" in refused.value.message
+    expected = {"rate_limited": {429}, "auth": {401}, "quota_exhausted": {402}, "model_unavailable": {404}}.get(kind, {502, 503, 504})
+    assert refused.value.status in expected
+    assert [(r.outcome, r.status, r.route) for r in hub.records] == [("failed", refused.value.status, None)]
+
+
+@pytest.mark.parametrize(("status", "body"), [(400, b'{"detail":"bad prompt"}'), (422, b'{"detail":[{"loc":["body","x"],"msg":"no"}]}')])
+def test_the_callers_fault_goes_to_nobody_else(status: int, body: bytes) -> None:
+    transport = Transport(Said(body, status=status), [b"answer"])
+    with pytest.raises(UpstreamRefused) as refused:
+        dispatched(transport, ONE, TWO)
+    assert (transport.asked, refused.value.status) == (["one"], status)
+
+
+def test_the_star_goes_on_to_the_next_model_after_a_422() -> None:
+    transport = Transport(Said(b'{"detail":"no images"}', status=422), [b"answer"])
+    assert Hub(transport, ONE, TWO).call(model="*") == b"answer"
+
+
+def test_an_engine_of_this_machine_speaks_for_itself() -> None:
+    transport = Transport(Said(b'{"error":"mine"}', status=422))
+    body, records = dispatched(transport, ENGINE)
+    assert (body, [(r.outcome, r.status) for r in records]) == (b'{"error":"mine"}', [("refused", 422)])
+
+
+def test_a_refused_key_takes_the_provider_out_until_the_key_changes() -> None:
+    versions, refused = [1], list[int]()
+    key = Credential("nvidia-upstream", lambda: "k", lambda: versions[0], refused.append)
+    asking = chat("good", replace(provider("http://one", "one"), credential=key))
+    hub = Hub(Transport(REFUSED_KEY, REFUSED_KEY, [b"two"], [b"two"], [b"one"]), asking, TWO)
+    assert [hub.call(), hub.call()] == [b"two", b"two"]
+    assert hub.transport.asked == ["one", "one", "two", "two"]
+    assert refused == [1]
+    versions[0] = 2
+    assert hub.call() == b"one"
+
+
+def test_the_refused_key_is_named_and_never_shown() -> None:
+    asking = chat("good", replace(ONE.provider, credential=Credential("nvidia-image", lambda: "nvapi-canary-1234567890")))
+    with pytest.raises(UpstreamRefused, match=r"Authentication failed.*nvidia-image") as refused:
+        dispatched(Transport(REFUSED_KEY, REFUSED_KEY), asking)
+    assert (refused.value.status, refused.value.code) == (401, "upstream_key_rejected")
+    assert "canary" not in str(refused.value) + str(refused.value.hint)
+
+
+def test_without_its_secret_a_provider_is_never_asked() -> None:
+    keyless = replace(ONE.provider, credential=Credential("nvidia-image"), down=lambda: "there is no secret nvidia-image")
+    hub = Hub(Transport([b"two"]), chat("good", keyless), TWO)
+    assert (hub.call(), hub.transport.asked) == (b"two", ["two"])
+    with pytest.raises(SensoriumError, match="there is no secret nvidia-image") as refused:
+        Hub(Transport(), chat("good", keyless)).call()
+    assert (refused.value.status, refused.value.code) == (503, "secret_missing")
+
+
+def test_three_outages_open_the_breaker_of_one_model_only() -> None:
+    other = chat("other", ONE.provider)
+    failing = [Said(b"", status=503)] * 3
+    hub = Hub(Transport(*failing, [b"other"], [b"back"]), ONE, other)
+    for _ in range(4):
+        with pytest.raises(SensoriumError):
+            hub.call()
+    assert hub.transport.asked == ["one"] * 3
+    assert hub.call(model="other") == b"other"
+    hub.still += 30
+    assert hub.call() == b"back"
+
+
+def test_a_429_waits_for_its_time_when_nobody_else_is_there() -> None:
+    hub = Hub(Transport(Said(b"", status=429, retry_after="7"), [b"later"]), ONE)
+    with pytest.raises(UpstreamRefused) as refused:
+        hub.call()
+    assert (refused.value.status, refused.value.retry_after) == (429, 7)
+    assert hub.call() == b"later"
+    assert hub.clock.slept == [7]
+
+
+def test_a_call_does_not_wait_beyond_its_deadline() -> None:
+    hub = Hub(Transport(Said(b"", status=429, retry_after="50")), ONE)
+    for _ in range(2):
+        with pytest.raises(UpstreamRefused) as refused:
+            hub.call(deadline_s=20.0)
+        assert (refused.value.status, refused.value.retry_after) == (429, 50)
+    assert (hub.clock.slept, hub.transport.asked) == ([], ["one"])
+
+
+def test_a_provider_gets_no_more_than_its_rate() -> None:
+    slow = chat("good", replace(ONE.provider, per_minute=30.0, burst=2))
+    hub = Hub(Transport([b"1"], [b"2"], [b"3"]), slow)
+    assert [hub.call(), hub.call(), hub.call()] == [b"1", b"2", b"3"]
+    assert hub.clock.slept == [2]
+
+
+def test_the_first_event_may_come_in_pieces_and_is_passed_on_unchanged() -> None:
+    pieces = [b": hi\n\nda", b'ta: {"choices":[], "error": null}\r\n', b"\r\n", b"data: [DONE]\n\n"]
+    assert dispatched(Transport(Said(*pieces, **EVENTS)), ONE)[0] == b"".join(pieces)
+
+
+def test_a_slow_first_event_ends_with_the_deadline() -> None:
+    async def never(call: Call, route: Route) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    hub = Hub(Transport(), ONE)
+    hub.dispatch = Dispatch(Catalog([ONE]), Parts(never, hub.records.append, hub.health, lambda: 0.0))
+    with pytest.raises(UpstreamRefused, match="did not answer within") as refused:
+        hub.call(deadline_s=0.01)
+    assert refused.value.status == 504
+
+
+@pytest.mark.parametrize(
+    ("where", "asked"),
+    [("any", "one"), ("local_first", "engine"), ("hosted_first", "one"), ("local_only", "engine"), ("hosted_only", "one")],
+)
+def test_where_a_call_goes(where: str, asked: str) -> None:
+    hub = Hub(Transport([b"x"]), ONE, ENGINE)
+    hub.call(where=where)
+    assert hub.transport.asked == [asked]
+
+
+def test_a_call_for_this_machine_never_leaves_it() -> None:
+    hub = Hub(Transport(), ONE, TWO)
+    with pytest.raises(Forbidden, match="local_only"):
+        hub.call(where="local_only")
+    assert hub.transport.asked == []

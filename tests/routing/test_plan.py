@@ -7,7 +7,7 @@ import pytest
 from sensorium.errors import InvalidModel, NotConfigured, UnknownModel
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.plan import plan
-from tests.routing.hosted import call, chat, image, provider
+from tests.routing.hosted import call, chat, image, nvidia, provider
 
 AT = provider("http://one")
 TALKS, SEES, DRAWS = chat("talks", AT, {"text"}), chat("sees", AT, {"vision"}), image("org/draws", AT)
@@ -44,6 +44,41 @@ def test_a_missing_capability_is_named() -> None:
 def test_a_model_of_another_door_names_that_door() -> None:
     with pytest.raises(InvalidModel, match=r"org/draws is not a chat model; call it through POST /v1/images"):
         plan(call(model="org/draws"), CATALOG)
+
+
+OPEN_CHAT, OPEN_IMAGE = chat("*", AT), image("*", provider("http://draws", "draws"))
+STAND_IN = image("org/famous", provider("http://engine", local=True), "sensorium/toy", stand_in=True)
+
+
+def test_an_open_route_takes_names_that_nobody_has() -> None:
+    catalog = Catalog([OPEN_CHAT, *CATALOG.routes])
+    route = plan(call(model="any/name"), catalog)[0]
+    assert (route.id, route.upstream, route.answers, route.provider) == ("any/name", "any/name", "any/name", AT)
+    assert plan(call(model="talks", needs=frozenset({"text"})), catalog) == (TALKS,)
+    assert [entry["id"] for entry in catalog.entries()] == ["talks", "org/draws", "sees"]
+
+
+def test_an_open_route_is_of_its_modality_only() -> None:
+    with pytest.raises(UnknownModel):
+        plan(call(model="any/name"), Catalog([OPEN_IMAGE]))
+    with pytest.raises(InvalidModel, match="org/draws is not a chat model"):
+        plan(call(model="org/draws"), Catalog([OPEN_IMAGE, *CATALOG.routes]))
+
+
+def test_a_stand_in_comes_after_an_open_route() -> None:
+    asked = call(model="org/famous", modality="image", dialects=("genai",))
+    assert plan(asked, Catalog([STAND_IN])) == (STAND_IN,)
+    assert [route.provider.name for route in plan(asked, Catalog([STAND_IN, OPEN_IMAGE]))] == ["draws"]
+
+
+def test_star_goes_to_an_open_route_only_where_no_model_is_named() -> None:
+    with pytest.raises(InvalidModel, match="name a model"):
+        plan(call(model="*"), Catalog([OPEN_CHAT]))
+    assert plan(call(model="*", needs=frozenset({"text"})), Catalog([OPEN_CHAT, TALKS])) == (TALKS,)
+    says = nvidia("speech", AT)
+    assert plan(call(model="*", modality="speech", dialects=("nvidia",)), Catalog([says])) == (says,)
+    with pytest.raises(InvalidModel, match="name a model"):
+        plan(call(model="*", modality="speech", dialects=("openai",)), Catalog([nvidia("speech", AT, dialect="openai")]))
 
 
 @pytest.mark.parametrize(("name", "hint"), [("sess", "sees"), ("stabilityai/sdxl-turbo", "FLUX"), ("zzzzzz", "served here: talks")])

@@ -92,7 +92,7 @@ def test_a_provider_that_never_answers() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         at = provider(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        quick = type(at)(at.name, at.base_url, at.key, timeout_s=0.05, idle_s=0.05)
+        quick = type(at)(at.name, at.base_url, at.credential, timeout_s=0.05, idle_s=0.05)
         with pytest.raises(DeadlineExceeded, match="did not answer in time"):
             sent(call(), chat("good", quick))
 

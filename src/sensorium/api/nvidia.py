@@ -33,7 +33,7 @@ class GenaiDoor:
         model = openai.checked_name(visit.params[0])
         if model == "*":
             raise InvalidModel("name the model in the path: /v1/genai/<org>/<model>", param="model")
-        routes = self._dispatch.catalog.named(model)
+        routes = self._dispatch.catalog.named(model, "image")
         found = jsonbody.members(await visit.whole_body())
         nvidia_models.check(model, found)
         accept = visit.header("accept").split(";")[0].strip().lower()

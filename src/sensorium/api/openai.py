@@ -1,4 +1,4 @@
-"""The OpenAI door: chat, embeddings, pictures, and the model list. Bodies are relayed; only the model name is replaced."""
+"""The OpenAI door: chat, embeddings, rerank, pictures, and the model list. Bodies are relayed; only the model name is replaced."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from sensorium.errors import SensoriumError, Unavailable
 from sensorium.routing.call import ANY_MODEL, Call, Modality, Route
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.plan import plan
-from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, parameters, translate
+from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, parameters, retrieval, translate
 from sensorium.wire.jsonbody import Members
 
 DEFAULT_SIZE = "1024x1024"  # OpenAI's, for callers who name neither model nor size
-CHANGED = "x-sensorium-changed"
 LOCAL_FORMATS = ("png", "jpeg")
 
 
@@ -38,10 +37,34 @@ class OpenAIDoor:
         )
         await self._relay(visit, call)
 
+    async def completions(self, visit: Visit) -> None:
+        """Relay a call of the older completions protocol."""
+        found = jsonbody.members(await visit.whole_body())
+        call = _call(visit, found, "chat", "completions")
+        await self._relay(visit, replace(call, needs=frozenset({"text"}), stream=jsonbody.flag(found, "stream"), optional=True))
+
+    async def responses(self, visit: Visit) -> None:
+        """Relay a call of the Responses protocol to a model that can see what it contains."""
+        found = jsonbody.members(await visit.whole_body())
+        call = _call(visit, found, "chat", "responses")
+        await self._relay(visit, replace(call, needs=openai.response_needs(found), stream=jsonbody.flag(found, "stream"), optional=True))
+
     async def embeddings(self, visit: Visit) -> None:
         """Relay an embeddings call."""
         found = jsonbody.members(await visit.whole_body())
-        await self._relay(visit, _call(visit, found, "embed", "embeddings"))
+        await self._relay(visit, replace(_call(visit, found, "embed", "embeddings"), dialects=("openai", "nvidia")))
+
+    async def rerank(self, visit: Visit) -> None:
+        """Order documents by a query: relayed where the model speaks this protocol, else translated to NVIDIA's and back."""
+        found = jsonbody.members(await visit.whole_body())
+        retrieval.top(found)
+        retrieval.documents(found)
+        reply = await self._dispatch(replace(_call(visit, found, "rerank", "rerank"), dialects=("openai", "nvidia")))
+        if reply.route.dialect == "openai" or reply.status != 200:
+            await visit.relay(reply)
+            return
+        body, provider = await reply.whole(), reply.route.provider.name
+        await visit.answer(retrieval.ranked(body, found, reply.route.answers, visit.request_id, provider), origin(reply))
 
     async def images(self, visit: Visit) -> None:
         """Draw pictures: relayed where the model speaks OpenAI, else translated to genai, one call per picture."""
@@ -65,8 +88,8 @@ class OpenAIDoor:
     async def _relay(self, visit: Visit, call: Call) -> None:
         """Relay with the caller's query string, less what looks like a credential: the only key a provider gets is its own."""
         query, dropped = openai.query(visit.query)
-        reply = await self._dispatch(replace(call, operation=f"{call.operation}?{query}") if query else call)
-        await visit.relay(reply, {CHANGED: f"query {parameters.listed(dropped)} dropped"} if dropped else None)
+        call = replace(call, changes=(f"query {parameters.listed(dropped)} dropped",)) if dropped else call
+        await visit.relay(await self._dispatch(replace(call, operation=f"{call.operation}?{query}") if query else call))
 
     async def _draw(self, visit: Visit, call: Call, route: Route, size: str | None) -> None:
         formats = LOCAL_FORMATS if route.provider.local else ()
@@ -76,7 +99,7 @@ class OpenAIDoor:
         said: dict[str, str] = {}
         for members in asked.bodies:
             nvidia_models.check(route.id, {name: raw for name, raw in members.items() if name != "output_format"})
-            reply = await self._dispatch(replace(call, members=members))
+            reply = await self._dispatch(replace(call, members=members, changes=asked.changes))
             said = origin(reply)
             if reply.status != 200:
                 kept = {name: text for name, text in reply.headers.items() if name == "retry-after"}
@@ -84,8 +107,6 @@ class OpenAIDoor:
                 await visit.answer(error, said | kept, reply.status)
                 return
             pictures.append(nvidia.drawn(await reply.whole(), reply.route.provider.name))
-        if asked.changes:
-            said[CHANGED] = "; ".join(asked.changes)
         await visit.answer(translate.images_reply(pictures, int(self._now())), said)
 
     async def models(self, visit: Visit) -> None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sensorium.errors import SensoriumError
+from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.routing.call import Reply
 from sensorium.wire import sse
 
-SOURCE = "x-sensorium-source"
+SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
+CHANGED_MOST = 2000  # characters
 FRAME_END = b"\n\n"
 
 
 class Visit(Exchange):
     """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path, `query` is what follows its `?`,
-    `caller` is the name of the principal, `max_body` is in bytes."""
+    `raw_path` the path as it was sent, `caller` is the name of the principal, `max_body` is in bytes."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, render: Render, max_body: int) -> None:
         super().__init__(scope, receive, send)
         self.params: tuple[str, ...] = ()
         self.query: bytes = scope.get("query_string", b"")
+        self.raw_path: bytes = scope.get("raw_path") or b""
         self.caller = ""
         self._render = render
         self._max_body = max_body
@@ -37,7 +39,8 @@ class Visit(Exchange):
     async def fail(self, error: SensoriumError) -> None:
         """The error in this door's dialect."""
         await self.drain()
-        await self.answer(self._render(error, self.request_id), error_headers(error), error.status)
+        source = {SOURCE: error.source} if isinstance(error, UpstreamRefused) else {}
+        await self.answer(self._render(error, self.request_id), source | error_headers(error), error.status)
 
     async def relay(self, reply: Reply, headers: Mapping[str, str] | None = None) -> None:
         """Send a reply on, byte for byte as it arrives. It is closed in any case.
@@ -73,6 +76,15 @@ def origin(reply: Reply) -> dict[str, str]:
     """The headers that say who really answered, and what that one said about its answer."""
     said = {name: text for name, text in reply.headers.items() if name.startswith("x-sensorium-")}
     said |= {SOURCE: reply.route.provider.name, "x-sensorium-model": reply.route.answers}
+    if reply.route.open:
+        del said["x-sensorium-model"]  # nobody named one
     if reply.route.stand_in:
         said["x-sensorium-stand-in"] = reply.route.id
+    if reply.changes:
+        said[CHANGED] = _line("; ".join(reply.changes))
     return said
+
+
+def _line(text: str) -> str:
+    """A caller's words among ours as one header line."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text[:CHANGED_MOST])

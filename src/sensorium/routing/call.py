@@ -6,38 +6,68 @@ Nothing here does I/O; `Reply` only carries the stream that `upstream` opened.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sensorium.errors import UpstreamFailed
+from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
+from sensorium.wire.multipart import Part
 
-Dialect = Literal["openai", "genai"]
-Modality = Literal["chat", "embed", "image"]
+Dialect = Literal["openai", "genai", "nvidia"]
+"""How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
+URL (pictures, video). `nvidia`: what NVIDIA does in a way of its own: speech NIMs (the operation below the base URL, forms, no model),
+rerank (the model's slug below the base URL) and embeddings (`input_type`)."""
+Modality = Literal["chat", "embed", "image", "speech", "transcribe", "video", "rerank"]
+Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """The key of a provider, revealed at call time and kept nowhere.
+
+    `reveal()` gives it (None: no key is sent), `version()` tells one key from the next without revealing it, `refused(version)` is told
+    when the provider did not take it. `name` is how the operator calls it.
+    """
+
+    name: str | None = None
+    reveal: Callable[[], str | None] = lambda: None
+    version: Callable[[], int] = lambda: 0
+    refused: Callable[[int], None] = lambda version: None
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
-    """A base URL that answers calls. `key()` reveals its secret at call time; times are in seconds.
+    """A base URL that answers calls, with what it takes as a key; times are in seconds.
 
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
-    `down()` gives the reason when it is known that calling is in vain, else None.
+    `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
+    send. `status_url` is where NVCF jobs are polled (None: /v1/status on the host of the base URL; the key goes there too).
+    For speech: `language` where the caller names none, `voices` as short names of voices, `speech_model` as the recogniser's internal
+    name.
     """
 
     name: str
     base_url: str
-    key: Callable[[], str | None]
+    credential: Credential
     timeout_s: float
     idle_s: float
     local: bool = False
     down: Callable[[], str | None] = lambda: None
+    per_minute: float | None = None
+    burst: int = 10
+    status_url: str | None = None
+    language: str | None = None
+    voices: Mapping[str, str] = field(default_factory=dict)
+    speech_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """A model on a provider, called in `dialect`. `upstream` is the provider's name for it, `scope` what it knows about.
 
+    An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
     """
 
@@ -55,6 +85,11 @@ class Route:
         """The id of the model that really answers."""
         return self.upstream if self.stand_in else self.id
 
+    @property
+    def open(self) -> bool:
+        """Whether it takes any name."""
+        return self.upstream == ANY_MODEL
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -62,7 +97,9 @@ class Call:
 
     `dialects` are those in which the members can be sent on, `operation` is the path (and query) below an OpenAI base URL, `needs` are
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
-    `caller` is the principal's name.
+    `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
+    `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
+    `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
     """
 
     id: str
@@ -74,13 +111,36 @@ class Call:
     needs: frozenset[str] = frozenset()
     stream: bool = False
     caller: str = ""
+    where: Where = "any"
+    deadline_s: float | None = None
+    method: str = "POST"
+    form: tuple[Part, ...] | None = None
+    changes: tuple[str, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A route that did not answer a call, why, and seconds after which it may (None: unknown).
+
+    `asked` is False when the route was passed over without a call.
+    """
+
+    route: Route
+    failure: Failure
+    asked: bool
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.route.provider.name} {self.route.upstream}: {self.failure.kind}" + ("" if self.asked else " (not asked)")
 
 
 @dataclass(slots=True)
 class Reply:
     """An answer whose body is still arriving. Iterate `chunks` to the end or not, then `close` in any case.
 
-    Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names.
+    Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names, `changes` is what
+    differs between the caller's body and the one that was sent.
     """
 
     status: int
@@ -88,6 +148,8 @@ class Reply:
     chunks: AsyncIterator[bytes]
     close: Callable[[], Awaitable[None]]
     route: Route
+    attempts: tuple[Attempt, ...] = ()
+    changes: tuple[str, ...] = ()
 
     async def whole(self, cap: int = 64 * 1024 * 1024) -> bytes:
         """The body to its end, at most `cap` bytes; closes the reply. Raises UpstreamFailed when it is longer."""
@@ -105,15 +167,17 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One finished call: who answered, how it ended, seconds to the first byte and in total, bytes sent on.
+    """One finished call: who answered (None: nobody), how it ended, seconds to the first byte and in total, bytes sent on, and
+    every route before that did not answer.
 
     `outcome` is answered, refused (an error status), failed (broke off) or client_closed.
     """
 
     call: Call
-    route: Route
+    route: Route | None
     status: int
     outcome: str
     first_byte_s: float
     total_s: float
     bytes_out: int
+    attempts: tuple[Attempt, ...] = ()

@@ -1,13 +1,14 @@
-"""The catalogue: every route that this hub has, in the operator's order."""
+"""The catalogue: every route that this hub has, in the operator's order, and the open ones that take any name of their modality."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import UnknownModel
-from sensorium.routing.call import Route
+from sensorium.routing.call import Modality, Route
 
 CREATED = 1_790_000_000
 RETIRED = {"stabilityai/sdxl-turbo", "stabilityai/stable-diffusion-xl"}
@@ -20,14 +21,25 @@ class Catalog:
         self.routes = tuple(routes)
         self._by_id: dict[str, list[Route]] = {}
         for route in self.routes:
-            self._by_id.setdefault(route.id, []).append(route)
+            if not route.open:
+                self._by_id.setdefault(route.id, []).append(route)
 
-    def named(self, model: str) -> tuple[Route, ...]:
-        """The routes of one id. Raises UnknownModel, naming what comes close."""
-        found = self._by_id.get(model)
-        if found is None:
+    def named(self, model: str, modality: Modality | None = None) -> tuple[Route, ...]:
+        """The routes of one id, of `modality` where there are such; for a name that nobody has, the open routes of that modality.
+
+        A stand-in counts after the open ones: nobody's real model is replaced by a toy. Raises UnknownModel, naming what comes close.
+        """
+        listed = self._by_id.get(model, [])
+        own = [route for route in listed if not route.stand_in]
+        found = own or [replace(route, id=model, upstream=model) for route in self.routes if route.open and route.modality == modality]
+        found = found or listed
+        if not found:
             raise UnknownModel(f"no model {model!r} is served here", param="model", hint=self._hint(model))
-        return tuple(found)
+        return tuple([route for route in found if route.modality == modality] or found)
+
+    def serves(self, *modalities: Modality) -> bool:
+        """Whether any route is of one of these modalities."""
+        return any(route.modality in modalities for route in self.routes)
 
     def entry(self, model: str) -> dict[str, Any]:
         """One model as GET /v1/models/{id} shows it. Raises UnknownModel."""

@@ -4,31 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensorium.errors import InvalidModel, NotConfigured
-from sensorium.routing.call import ANY_MODEL, Call, Route
+from sensorium.errors import Forbidden, InvalidModel, NotConfigured
+from sensorium.routing.call import ANY_MODEL, Call, Modality, Route
 from sensorium.routing.catalog import Catalog
 
-DOORS = {"chat": "POST /v1/chat/completions", "embed": "POST /v1/embeddings", "image": "POST /v1/images/generations or /v1/genai/<model>"}
+DOORS: dict[Modality, str] = {
+    "chat": "POST /v1/chat/completions",
+    "embed": "POST /v1/embeddings",
+    "image": "POST /v1/images/generations or /v1/genai/<model>",
+    "speech": "POST /v1/audio/synthesize or /v1/audio/speech",
+    "transcribe": "POST /v1/audio/transcriptions",
+    "video": "POST /v1/video/<model>",
+    "rerank": "POST /v1/rerank",
+}
+NAMELESS = ("speech", "transcribe")  # in NVIDIA's dialect these calls name no model, so that `*` may go to an open route
 
 
 def plan(call: Call, catalog: Catalog) -> tuple[Route, ...]:
     """The routes for `call`, best first, never empty.
 
     `*` takes every route of the call's modality that can do what the call contains, but no stand-in: nobody asked for the
-    well-known id. A concrete name takes only its own routes.
-    Raises NotConfigured when nobody serves the modality, UnknownModel for a name that is not served, InvalidModel when the
-    model belongs to another door or cannot do what the call contains.
+    well-known id; and an open route only where no model is named to it. A concrete name takes only its own routes.
+    `call.where` then puts local or hosted routes first, or leaves the others out.
+    Raises Forbidden when that leaves none, NotConfigured when nobody serves the modality, UnknownModel for a name that is not
+    served, InvalidModel when the model belongs to another door or cannot do what the call contains.
     """
-    if call.model == ANY_MODEL:
-        named: Sequence[Route] = [route for route in catalog.routes if route.modality == call.modality and not route.stand_in]
-        if not named:
-            raise NotConfigured(
-                f"no {call.modality} model is configured on this hub",
-                hint=f"add a provider with a model of modality {call.modality} to the settings",
-            )
-    else:
-        named = catalog.named(call.model)
-    return _able(call, [route for route in named if _serves(call, route)])
+    named = _any(call, catalog) if call.model == ANY_MODEL else catalog.named(call.model, call.modality)
+    return _placed(call, _able(call, [route for route in named if _serves(call, route)]))
+
+
+def _any(call: Call, catalog: Catalog) -> Sequence[Route]:
+    mine = [route for route in catalog.routes if route.modality == call.modality and not route.stand_in]
+    if not mine:
+        raise NotConfigured(
+            f"no {call.modality} model is configured on this hub",
+            hint=f"add a provider with a model of modality {call.modality} to the settings",
+        )
+    named = [route for route in mine if not route.open or (route.dialect == "nvidia" and route.modality in NAMELESS)]
+    if not named:
+        raise InvalidModel(f"name a model: this hub's {call.modality} provider takes any, and none was set for *", param="model")
+    return named
+
+
+def _placed(call: Call, routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    if call.where in ("local_first", "hosted_first"):
+        return tuple(sorted(routes, key=lambda route: route.provider.local != (call.where == "local_first")))
+    if call.where in ("local_only", "hosted_only"):
+        kept = tuple(route for route in routes if route.provider.local == (call.where == "local_only"))
+        if not kept:
+            place = "this machine" if call.where == "local_only" else "hosted providers"
+            raise Forbidden(f"the call is for {place} only ({call.where}), and no route for {call.model} is there", code="placement")
+        return kept
+    return routes
 
 
 def _serves(call: Call, route: Route) -> bool:

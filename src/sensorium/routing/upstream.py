@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import aiohttp
 
 from sensorium import __version__
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+from sensorium.exchange import JSON
+from sensorium.routing import nvcf
 from sensorium.routing.call import Call, Reply, Route
-from sensorium.wire import jsonbody, nvidia_models
+from sensorium.routing.payload import Payload, payload
 
 CONNECT_S = 10.0
 KEPT = (
@@ -20,9 +24,10 @@ KEPT_PREFIX = "x-ratelimit-"
 
 
 class Upstream:
-    """Holds the connection pool. Open it once per process; `close` when the hub stops."""
+    """Holds the connection pool. Open it once per process; `close` when the hub stops. `clock` and `sleep` are for polling, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._clock, self._sleep = clock, sleep
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             auto_decompress=False,
@@ -33,15 +38,30 @@ class Upstream:
     async def send(self, call: Call, route: Route) -> Reply:
         """Send the call; return as soon as the status and headers are there. Redirects are not followed.
 
+        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`).
         Raises Unavailable when nobody answers at the address or the key is missing, UpstreamFailed when the connection
-        breaks before the reply, DeadlineExceeded when it takes too long.
+        breaks before the reply, DeadlineExceeded when it takes too long, and what `payload` raises.
         """
+        sent = payload(call, route)
+        if not nvcf.spoken(route):
+            return await self._asked(call, route, sent, headers(call, route, sent))
+        patience = nvcf.Patience.of(route.provider, self._clock())
+        first = await self._asked(call, route, sent, headers(call, route, sent) | patience.polling(self._clock()))
+
+        async def get(url: str, poll: Mapping[str, str] | None) -> Reply:
+            asked = Payload(url, None, None)
+            said = {"accept-encoding": "identity"} if poll is None else {**headers(call, route, asked), **poll}
+            return await self._asked(call, route, asked, said)
+
+        return await nvcf.Job(get, self._clock, self._sleep, patience).finished(first)
+
+    async def _asked(self, call: Call, route: Route, sent: Payload, said: Mapping[str, str]) -> Reply:
         wait = aiohttp.ClientTimeout(
             total=None if call.stream else route.provider.timeout_s, sock_connect=CONNECT_S, sock_read=route.provider.idle_s
         )
         try:
-            response = await self._session.post(
-                url(call, route), data=body(call, route), headers=headers(call, route), timeout=wait, allow_redirects=False
+            response = await self._session.request(
+                "GET" if sent.data is None else "POST", sent.url, data=sent.data, headers=said, timeout=wait, allow_redirects=False
             )
         except TimeoutError:
             raise DeadlineExceeded(f"{route.provider.name} did not answer in time") from None
@@ -53,49 +73,36 @@ class Upstream:
         async def close() -> None:
             response.close()
 
-        return Reply(response.status, _kept(response), _chunks(response, route), close, route)
+        kept = _kept(response, nvcf.KEPT if nvcf.spoken(route) else ())
+        if sent.answered_as is not None and response.status == 200:
+            kept["content-type"] = sent.answered_as
+        return Reply(response.status, kept, _chunks(response, route), close, route, changes=sent.changes)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
 
 
-def url(call: Call, route: Route) -> str:
-    """Where this route answers this call."""
-    if route.dialect == "openai":
-        return f"{route.provider.base_url}/{call.operation}"
-    return f"{route.provider.base_url}/{'genai/' if route.provider.local else ''}{route.upstream}"
-
-
-def body(call: Call, route: Route) -> bytes:
-    """What this route is sent: the caller's members, with the model by the provider's own name.
-
-    A stand-in has other defaults than the model it stands for, so that model's are written out.
-    """
-    if route.dialect == "openai":
-        return jsonbody.encode(call.members, model=route.upstream)
-    members = nvidia_models.explicit(route.id, call.members) if route.stand_in else call.members
-    return jsonbody.encode(members)
-
-
-def headers(call: Call, route: Route) -> dict[str, str]:
+def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     """The headers of the upstream call, the key revealed here and nowhere else."""
-    sent = {
-        "content-type": "application/json",
-        "accept": "text/event-stream" if call.stream else "application/json",
+    plain = JSON if route.modality not in ("speech", "transcribe") else "*/*"
+    said = {
+        "accept": "text/event-stream" if call.stream else plain,
         "accept-encoding": "identity",
         "user-agent": f"sensorium/{__version__}",
         "x-request-id": call.id,
     }
-    key = route.provider.key()
+    if sent.media is not None:
+        said["content-type"] = sent.media
+    key = route.provider.credential.reveal()
     if key:
-        sent["authorization"] = f"Bearer {key}"
-    return sent
+        said["authorization"] = f"Bearer {key}"
+    return said
 
 
-def _kept(response: aiohttp.ClientResponse) -> dict[str, str]:
+def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, str]:
     lowered = {name.lower(): text for name, text in response.headers.items()}
-    kept = {name: text for name, text in lowered.items() if name in KEPT or name.startswith(KEPT_PREFIX)}
+    kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIX)}
     if "x-request-id" in lowered:
         kept["x-upstream-request-id"] = lowered["x-request-id"]
     return kept

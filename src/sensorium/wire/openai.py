@@ -83,9 +83,18 @@ def chat_needs(found: Members) -> frozenset[str]:
     return frozenset({"vision"} if any(_has_image(message.get("content")) for message in messages) else {"text"})
 
 
+def response_needs(found: Members) -> frozenset[str]:
+    """As `chat_needs`, for the Responses protocol: `input` is a text or a list of items. Raises BadRequest without it."""
+    if "input" not in found:
+        raise BadRequest("input is missing; send a text or an array of items", param="input")
+    given = jsonbody.value(found, "input")
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    return frozenset({"vision"} if any(_has_image(item.get("content")) for item in items) or _has_image(items) else {"text"})
+
+
 def _has_image(content: Any) -> bool:
     parts = content if isinstance(content, list) else ()
-    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
+    return any(isinstance(part, dict) and part.get("type") in ("image_url", "input_image") for part in parts)
 
 
 def model_list(entries: Iterable[dict[str, Any]]) -> bytes:

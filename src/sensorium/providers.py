@@ -1,0 +1,147 @@
+"""Settings into providers and routes: one route per model that the operator lists, an open one where any name of a modality goes on.
+
+The keys stay in the vault, or in the settings' own memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from sensorium.options import TIMEOUT_S, AudioSettings, Limits, ModalitySettings, NamedModel, ProviderSettings, SecretRef
+from sensorium.routing.call import ANY_MODEL, Credential, Dialect, Modality, Provider, Route
+from sensorium.settings import ROUTER, Settings
+from sensorium.store.vault import Vault
+
+# what a table of the settings' `router` serves
+MODALITIES: Final[dict[str, tuple[Modality, ...]]] = {
+    "chat": ("chat",),
+    "image": ("image",),
+    "audio": ("speech", "transcribe"),
+    "video": ("video",),
+    "embeddings": ("embed",),
+}
+NVIDIA: Final[dict[Modality, Dialect]] = {
+    "chat": "openai",
+    "embed": "nvidia",
+    "image": "genai",
+    "speech": "nvidia",
+    "transcribe": "nvidia",
+    "video": "genai",
+    "rerank": "nvidia",
+}
+# which modalities of a kind take any name, and where they are below its base URL
+OPEN: Final[dict[str, dict[Modality, str]]] = {
+    "nvidia": {"chat": "", "embed": "", "image": "/genai", "rerank": "/retrieval/nvidia"},
+    "hub": {"chat": "", "embed": "", "image": "/genai"},
+}
+ON_AI: Final = ("image", "rerank")  # of kind nvidia, on its second host
+EITHER, TEXT, NOTHING = frozenset({"text", "vision"}), frozenset({"text"}), frozenset[str]()
+
+
+def routes(settings: Settings, vault: Vault | None) -> list[Route]:
+    """Every route that the settings name: the tables of `router` first, then the providers in their order.
+
+    `vault` may be missing when no table names a secret; ValueError otherwise.
+    """
+    found = [
+        route
+        for name, table in settings.router.given.items()
+        for route in _of_modality(name, table, settings.keys.get(f"{ROUTER}{name}"), vault)
+    ]
+    for name, provider in settings.providers.items():
+        found += _of_provider(name, provider, settings.keys.get(name), vault)
+    return found
+
+
+def _of_modality(name: str, table: ModalitySettings, key: str | None, vault: Vault | None) -> Iterator[Route]:
+    sealed, plain = _key(table.key, vault), Credential(table.key_env, lambda: key)
+    for modality in MODALITIES[name]:
+        provider = _provider(f"{ROUTER}{name}", table.address(modality), modality, table, sealed)
+        provider = provider if sealed else replace(provider, credential=plain)
+        if isinstance(table, AudioSettings):
+            provider = replace(provider, language=table.language, voices=table.voices, speech_model=table.asr_model)
+        dialect = NVIDIA[modality] if table.dialect == "nvidia" else "openai"
+        if name != "audio":
+            yield from (_route(model, modality, provider, dialect) for model in table.models)
+        yield _open(modality, provider, dialect)
+
+
+def _of_provider(name: str, table: ProviderSettings, key: str | None, vault: Vault | None) -> Iterator[Route]:
+    sealed, plain = _key(table.key, vault), Credential(table.key_env, lambda: key)
+
+    def provider(modality: Modality) -> Provider:
+        made = _provider(name, _address(table, modality), modality, table, sealed)
+        return made if sealed else replace(made, credential=plain)
+
+    for model in table.models:
+        yield _route(model, model.modality, provider(model.modality), _dialect(table, model.modality))
+    if table.kind == "nvidia" or not table.models:
+        yield from (_open(modality, provider(modality), _dialect(table, modality)) for modality in OPEN.get(table.kind, ()))
+
+
+def _address(table: ProviderSettings, modality: Modality) -> str:
+    base = table.ai_url if table.kind == "nvidia" and modality in ON_AI else table.base_url
+    assert base is not None  # the settings' checks see to it
+    return base + OPEN.get(table.kind, {}).get(modality, "")
+
+
+def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
+    if table.kind == "nvidia":
+        return NVIDIA[modality]
+    return "genai" if table.kind == "genai" or (table.kind == "hub" and modality == "image") else "openai"
+
+
+def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect) -> Route:
+    able = (EITHER if model.vision else TEXT) if modality == "chat" else NOTHING
+    return Route(model.id, modality, dialect, able, provider, model.upstream or model.id)
+
+
+def _open(modality: Modality, provider: Provider, dialect: Dialect) -> Route:
+    return Route(ANY_MODEL, modality, dialect, EITHER if modality == "chat" else NOTHING, provider, ANY_MODEL)
+
+
+class _Sealed:
+    """A key in the vault."""
+
+    def __init__(self, vault: Vault, secret: str) -> None:
+        self._vault, self._secret = vault, secret
+
+    def credential(self, url: str) -> Credential:
+        return Credential(
+            self._secret,
+            lambda: self._vault.reveal(self._secret, url).value,
+            lambda: self._vault.state(self._secret, url).version,
+            lambda version: self._vault.mark_refused(self._secret, version),
+        )
+
+    def unusable(self, url: str) -> str | None:
+        """Why it cannot be sent. A refused one can: whether to try it is known where the refusal was met."""
+        standing = self._vault.state(self._secret, url)
+        return None if standing.status in ("ready", "refused") else standing.reason
+
+
+def _key(ref: SecretRef | None, vault: Vault | None) -> _Sealed | None:
+    if ref is None:
+        return None
+    if vault is None:
+        raise ValueError(f"{ref} needs the vault")
+    return _Sealed(vault, ref.name)
+
+
+def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _Sealed | None) -> Provider:
+    down: Callable[[], str | None] = partial(sealed.unusable, url) if sealed else lambda: None
+    return Provider(
+        name,
+        url,
+        sealed.credential(url) if sealed else Credential(),
+        limits.timeout_s or TIMEOUT_S[modality],
+        limits.idle_s,
+        local=isinstance(limits, ProviderSettings) and limits.kind == "engine",
+        down=down,
+        per_minute=limits.per_minute,
+        burst=limits.burst,
+        status_url=limits.status_url,
+    )
