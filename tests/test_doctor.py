@@ -13,26 +13,9 @@ from typing import Any
 import pytest
 
 from tests.hub_process import hub_environment
-from tests.simulators.site import AI, INTEGRATE, KEY, MAGPIE, PARAKEET, Site, running
+from tests.simulators.site import AI, KEY, SETTINGS, Site, running
 from tests.store.vaults import opened
 
-SETTINGS = f"""
-[local]
-enabled = false
-[router.chat]
-url = "{{site}}{INTEGRATE}/v1"
-models = ["meta/llama-3.1-8b-instruct"]
-[router.embeddings]
-url = "{{site}}{INTEGRATE}/v1"
-models = ["nvidia/nv-embedqa-e5-v5"]
-[router.image]
-url = "{{site}}{AI}/v1/genai"
-[router.audio]
-url = "{{site}}{MAGPIE}/v1/audio"
-asr_url = "{{site}}{PARAKEET}/v1/audio"
-[router.video]
-url = "{{site}}{AI}/v1/cosmos"
-"""
 NAMES = ("nvidia-upstream", "nvidia-image", "nvidia-audio", "nvidia-video")
 
 

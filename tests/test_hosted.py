@@ -13,27 +13,10 @@ from sensorium.settings import load
 from sensorium.store.vault import Vault
 from tests.api.hubs import Hub, LazyUpstream
 from tests.serving import serving
-from tests.simulators.site import AI, CUBE, HELLO, INTEGRATE, MAGPIE, PARAKEET, Site, running
+from tests.simulators.site import CUBE, HELLO, SETTINGS, Site, running
 from tests.store.vaults import opened
 
-SETTINGS = f"""
-[local]
-enabled = false
-[router.chat]
-url = "{{site}}{INTEGRATE}/v1"
-models = ["meta/llama-3.1-8b-instruct"]
-[router.embeddings]
-url = "{{site}}{INTEGRATE}/v1"
-key = "secret:embeddings"
-models = ["nvidia/nv-embedqa-e5-v5"]
-[router.image]
-url = "{{site}}{AI}/v1/genai"
-[router.audio]
-url = "{{site}}{MAGPIE}/v1/audio"
-asr_url = "{{site}}{PARAKEET}/v1/audio"
-[router.video]
-url = "{{site}}{AI}/v1/cosmos"
-"""
+OWN_KEY = SETTINGS.replace("[router.embeddings]", '[router.embeddings]\nkey = "secret:embeddings"')
 NAMES = ("nvidia-upstream", "embeddings", "nvidia-image", "nvidia-audio", "nvidia-video")
 KEYS = {name: f"nvapi-of-{name}" for name in NAMES}
 SPEECH = {"text": "hello", "voice": "Magpie-Multilingual.EN-US.Aria"}
@@ -46,7 +29,7 @@ def hub(folder: Path) -> Iterator[tuple[Hub, Site, Vault]]:
         for name, key in KEYS.items():
             vault.put(name, key, [f"http://{site.address}"], who="test")
         file = folder / "hub.toml"
-        file.write_text(SETTINGS.format(site=f"http://{site.address}"), "utf-8")
+        file.write_text(OWN_KEY.format(site=f"http://{site.address}"), "utf-8")
         upstream = LazyUpstream()
         router = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault).router
 

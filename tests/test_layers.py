@@ -11,15 +11,29 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "sensorium"
 ORDER = (
-    *("errors", "exchange", "egress", "options", "settings", "settings_text", "reference_env", "wire", "store", "routing", "jobs", "api"),
+    *(
+        "errors",
+        "exchange",
+        "webserver",
+        "egress",
+        "options",
+        "settings",
+        "settings_text",
+        "reference_env",
+        "wire",
+        "store",
+        "routing",
+        "jobs",
+        "api",
+    ),
     *("providers", "overview", "probe", "app", "client"),
     *("cli_outcome", "cli_secret", "cli_doctor", "cli_import", "cli_provider", "cli_setup", "cli"),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "app": {*ORDER[: ORDER.index("app") + 1], "engines"},
     "client": {"errors", "wire", "client"},
-    "engines": {"errors", "exchange", "egress", "wire", "engines"},
-    "simulators": {"errors", "exchange", "wire", "simulators"},
+    "engines": {"errors", "exchange", "webserver", "egress", "wire", "engines"},
+    "simulators": {"errors", "exchange", "webserver", "wire", "simulators"},
     "cli": {*ORDER, "simulators"},
 }
 # What may be imported or named only in these places (path prefixes below src/sensorium).

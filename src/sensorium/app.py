@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import logging.handlers
-import signal
-import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
@@ -42,12 +38,12 @@ from sensorium.settings import Settings
 from sensorium.store.database import Database
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
+from sensorium.webserver import Server, address, listen
 from sensorium.wire import nvidia, openai
 
 MODELS = Path(__file__).parent / "models"
 NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
 LOG_FILE, LOG_BYTES = "hub.log", 8 * 1024 * 1024
-BACKLOG = 512
 TABLE_WAIT_S = 10.0
 log = logging.getLogger("sensorium.hub")
 
@@ -158,7 +154,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
     `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had, or a
     modality that is in `require` is off.
     """
-    listener = _listen(settings.server.host, settings.server.port)
+    listener = listen(settings.server.host, settings.server.port, "server.port")
     _log_to(settings.data_dir)
     database = Database(settings.data_dir)
     vault = Vault(database, keeper(settings))
@@ -170,13 +166,13 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]
         if off:
             raise SettingsError(off)
-        server = _Server(_uvicorn(settings, hub.router))
+        server = Server(_uvicorn(settings, hub.router))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if engine is not None:
             await engine.start()
             with suppress(SettingsError, Unavailable):  # the table says which of the two it was
                 await engine.wait_ready(TABLE_WAIT_S)
-        say(overview(_address(listener), hub.catalog.routes, settings.token is not None, settings.data_dir / LOG_FILE))
+        say(overview(address(listener), hub.catalog.routes, settings.token is not None, settings.data_dir / LOG_FILE))
         await serving
         return server.interrupted
     finally:
@@ -192,38 +188,6 @@ def serve(settings: Settings, say: Callable[[str], None], require: Sequence[str]
     """Blocking twin of `run`, for the command line. Raises KeyboardInterrupt after a stop by Ctrl-C."""
     if asyncio.run(run(settings, say, require)):
         raise KeyboardInterrupt
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn raises a caught signal again once it has stopped, which would end this process before the engine is stopped."""
-
-    interrupted = False
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.interrupted = self.interrupted or sig == signal.SIGINT
-        super().handle_exit(sig, frame)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
-    except OSError as error:
-        reason = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
-        raise SettingsError([f"server.port: {host} port {port} cannot be listened on: {reason}; choose another with --port"]) from None
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _log_to(folder: Path) -> None:

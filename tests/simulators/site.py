@@ -23,6 +23,24 @@ CHAT, SCHNELL = f"{INTEGRATE}/v1/chat/completions", f"{AI}/v1/genai/black-forest
 HELLO = {"model": "meta/llama-3.1-8b-instruct", "messages": [{"role": "user", "content": "hello"}], "stream": False}
 CUBE = {"prompt": "a red cube", "width": 768, "height": 768}
 BEGIN = 1_790_812_800.0  # 2026-10-01
+# a hub's settings in front of it: a URL for each modality, a key by the default name
+SETTINGS = f"""
+[local]
+enabled = false
+[router.chat]
+url = "{{site}}{INTEGRATE}/v1"
+models = ["meta/llama-3.1-8b-instruct"]
+[router.embeddings]
+url = "{{site}}{INTEGRATE}/v1"
+models = ["nvidia/nv-embedqa-e5-v5"]
+[router.image]
+url = "{{site}}{AI}/v1/genai"
+[router.audio]
+url = "{{site}}{MAGPIE}/v1/audio"
+asr_url = "{{site}}{PARAKEET}/v1/audio"
+[router.video]
+url = "{{site}}{AI}/v1/cosmos"
+"""
 
 
 class Clock:

@@ -11,13 +11,11 @@ import base64
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.lane import Lane
 from sensorium.errors import SettingsError
+from sensorium.webserver import Server
 
 GRACE_S = 5
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -74,7 +73,7 @@ def main() -> int:
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=75,
     )
-    server = _Server(config, lambda: report({"event": "ready", "seconds": round(time.perf_counter() - begun, 3)}))
+    server = Server(config, lambda: report({"event": "ready", "seconds": round(time.perf_counter() - begun, 3)}))
     server.run(sockets=[_listener(orders.socket)])
     lane.close()
     return 0
@@ -94,28 +93,6 @@ def load(folder: Path) -> DiffusionVLM | FlowImage:
     if kind == "flow_image":
         return FlowImage.load(folder)
     raise SettingsError([f"{folder.name}/sensorium.json: kind must be diffusion_vlm or flow_image, not {kind!r}"])
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn, which tells once it accepts calls, and does not die of a signal after it has stopped because of it."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._ready()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's own, this raises no caught signal again: the lane is still to be closed."""
-        before = {caught: signal.signal(caught, self.handle_exit) for caught in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for caught, handler in before.items():
-                signal.signal(caught, handler)
 
 
 def _listener(given: int | str) -> socket.socket:

@@ -1,4 +1,7 @@
-"""multipart/form-data (RFC 7578, RFC 2046), read strictly: what a real server would stumble over is told, not repaired."""
+"""multipart/form-data (RFC 7578, RFC 2046), read strictly: what a real server would stumble over is told, not repaired.
+
+Apart from `wire.multipart` on purpose: it judges the forms that the hub writes, and must not share a mistake with it.
+"""
 
 from __future__ import annotations
 
