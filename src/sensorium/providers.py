@@ -59,8 +59,7 @@ def routes(settings: Settings, vault: Vault | None) -> list[Route]:
 def _of_modality(name: str, table: ModalitySettings, key: str | None, vault: Vault | None) -> Iterator[Route]:
     sealed, plain = _key(table.key, vault), Credential(table.key_env, lambda: key)
     for modality in MODALITIES[name]:
-        provider = _provider(f"{ROUTER}{name}", table.address(modality), modality, table, sealed)
-        provider = provider if sealed else replace(provider, credential=plain)
+        provider = _provider(f"{ROUTER}{name}", table.address(modality), modality, table, sealed, plain)
         if isinstance(table, AudioSettings):
             provider = replace(provider, language=table.language, voices=table.voices, speech_model=table.asr_model)
         dialect = NVIDIA[modality] if table.dialect == "nvidia" else "openai"
@@ -73,8 +72,7 @@ def _of_provider(name: str, table: ProviderSettings, key: str | None, vault: Vau
     sealed, plain = _key(table.key, vault), Credential(table.key_env, lambda: key)
 
     def provider(modality: Modality) -> Provider:
-        made = _provider(name, _address(table, modality), modality, table, sealed)
-        return made if sealed else replace(made, credential=plain)
+        return _provider(name, _address(table, modality), modality, table, sealed, plain)
 
     for model in table.models:
         yield _route(model, model.modality, provider(model.modality), _dialect(table, model.modality))
@@ -131,12 +129,12 @@ def _key(ref: SecretRef | None, vault: Vault | None) -> _Sealed | None:
     return _Sealed(vault, ref.name)
 
 
-def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _Sealed | None) -> Provider:
+def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _Sealed | None, plain: Credential) -> Provider:
     down: Callable[[], str | None] = partial(sealed.unusable, url) if sealed else lambda: None
     return Provider(
         name,
         url,
-        sealed.credential(url) if sealed else Credential(),
+        sealed.credential(url) if sealed else plain,
         limits.timeout_s or TIMEOUT_S[modality],
         limits.idle_s,
         local=isinstance(limits, ProviderSettings) and limits.kind == "engine",

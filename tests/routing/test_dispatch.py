@@ -258,6 +258,21 @@ def test_a_refused_key_takes_the_provider_out_until_the_key_changes() -> None:
     assert hub.call() == b"one"
 
 
+def test_a_late_refusal_does_not_hurt_the_key_that_came_meanwhile() -> None:
+    versions, refused = [1], list[int]()
+
+    class Rotating(Transport):
+        async def send(self, call: Call, route: Route) -> Reply:
+            versions[0] = 2
+            return await super().send(call, route)
+
+    key = Credential("nvidia-upstream", lambda: "k", lambda: versions[0], refused.append)
+    hub = Hub(Rotating(REFUSED_KEY, REFUSED_KEY, [b"one"]), chat("good", replace(ONE.provider, credential=key)))
+    with pytest.raises(UpstreamRefused):
+        hub.call()
+    assert (refused, hub.call()) == ([1], b"one")
+
+
 def test_the_refused_key_is_named_and_never_shown() -> None:
     asking = chat("good", replace(ONE.provider, credential=Credential("nvidia-image", lambda: "nvapi-canary-1234567890")))
     with pytest.raises(UpstreamRefused, match=r"Authentication failed.*nvidia-image") as refused:

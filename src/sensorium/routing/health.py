@@ -80,9 +80,7 @@ class Health:
         breaker = self._breaker(route)
         if not breaker.admit():
             return Closed("provider_outage", "another call is trying it after an outage", 1.0)
-        if not self._bucket(route.provider).take():  # cannot happen after closed_to within one step of the event loop
-            breaker.released()
-            return Closed("rate_limited", "its rate limit is reached", 1.0)
+        self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
         return Admission(self, route)
 
     def state(self, route: Route) -> str:
@@ -92,7 +90,7 @@ class Health:
             return closed.kind
         return "trying" if self._breaker(route).state == "half_open" else "open"
 
-    def _failed(self, route: Route, failure: Failure, retry_after_s: float | None) -> float | None:
+    def _failed(self, route: Route, version: int, failure: Failure, retry_after_s: float | None) -> float | None:
         breaker, now = self._breaker(route), self._clock()
         if failure.kind in ("provider_outage", "transport"):
             breaker.failed()
@@ -104,7 +102,6 @@ class Health:
         breaker.released()
         if failure.kind == "rate_limited":
             return self._bucket(route.provider).refused(retry_after_s)
-        version = route.provider.credential.version()
         if failure.kind == "auth":
             route.provider.credential.refused(version)
         place = _place(route) if failure.kind == "model_unavailable" else route.provider.name
@@ -129,11 +126,15 @@ class Health:
 
 
 class Admission:
-    """One admitted call to a route. It ends in exactly one of its three methods; a second end is ignored."""
+    """One admitted call to a route. It ends in exactly one of its three methods; a second end is ignored.
+
+    A refusal concerns the key that there was at its beginning: a late answer cannot hurt a newer one.
+    """
 
     def __init__(self, health: Health, route: Route) -> None:
         self._health: Health | None = health
         self._route = route
+        self._version = route.provider.credential.version()
 
     def answered(self) -> None:
         """The route gave an answer."""
@@ -145,7 +146,7 @@ class Admission:
     def failed(self, failure: Failure, retry_after_s: float | None = None) -> float | None:
         """The route failed; returns the seconds after which asking again makes sense, if that is known."""
         health, self._health = self._health, None
-        return health._failed(self._route, failure, retry_after_s) if health is not None else None
+        return health._failed(self._route, self._version, failure, retry_after_s) if health is not None else None
 
     def released(self) -> None:
         """The call ended without a verdict: its caller left."""
