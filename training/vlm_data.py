@@ -28,7 +28,7 @@ MASK: Final = SPECIAL["<|mask|>"]
 PAD: Final = SPECIAL["<|image_pad|>"]
 UNK: Final = SPECIAL["<unk>"]
 BLOCKS: Final = (4, 8, 16, 32, 64)
-BLOCK_WEIGHTS: Final = (0.12, 0.2, 0.23, 0.4, 0.05)
+BLOCK_WEIGHTS: Final = (0.08, 0.12, 0.15, 0.6, 0.05)
 NO_TARGET: Final = -100
 FIRST_PROBE: Final = 1000  # probes are groups of their own, beyond every question's
 PROBE_WEIGHT: Final = 0.3
@@ -81,15 +81,16 @@ class Packer:
     """Builds batches from one random source.
 
     `noise`: share of questions that also get noisy blocks; `signs`, `pairs`: shares of pictures that are such, beyond the
-    sampler's own; `probes`: at most so many probes to a sequence.
+    sampler's own; `descriptions`: share of questions that ask for one, beyond their own weight; `probes`: at most so many probes to
+    a sequence.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, rng: random.Random, length: int, grid: int, merge: int, noise: float = 0.5, signs: float = 0.0,
-        probes: int = 0, pairs: float = 0.0,
+        probes: int = 0, pairs: float = 0.0, descriptions: float = 0.0,
     ) -> None:  # fmt: skip
         self.tokenizer, self.rng, self.length, self.grid = tokenizer, rng, length, grid
-        self.noise, self.signs, self.pairs, self.probes = noise, signs, pairs, probes
+        self.noise, self.signs, self.pairs, self.probes, self.descriptions = noise, signs, pairs, probes, descriptions
         tokens = grid // merge
         row = [PAD] * tokens + [SPECIAL["<|image_break|>"]]
         self.image = [SPECIAL["<|image_start|>"], *(row * tokens)[:-1], SPECIAL["<|image_end|>"]]
@@ -146,7 +147,8 @@ class Packer:
         for number in range(rng.randint(0, self.probes)):
             self._probe(sequence, scene, len(head), FIRST_PROBE + number)
         for tries in range(12):
-            one = first if tries == 0 and first is not None else questions.ask(rng, scene, boost)
+            kind = "describe" if rng.random() < self.descriptions else None
+            one = first if tries == 0 and first is not None else questions.ask(rng, scene, boost, kind)
             prompt = self._prompt(scene, first, one, tries == 0, boost)
             answer = [*self.encode(one.answer), END]
             noisy = rng.random() < self.noise
@@ -214,8 +216,8 @@ class Packer:
         rng = self.rng
         weight = len(answer) ** -0.5
         for offset in range(0, len(answer), length):
-            ratio = 1.0 if rng.random() < 0.3 else rng.uniform(0.05, 1.0)
-            keep = rng.random() < 0.5
+            ratio = 1.0 if rng.random() < 0.5 else rng.uniform(0.05, 1.0)
+            keep = rng.random() < 0.85  # in decoding the causal head writes it first
             number = group * 100 + offset // length + 1
             for i in range(offset, offset + length):
                 token = answer[i] if i < len(answer) else END
