@@ -16,6 +16,7 @@ ORDER = (
         "exchange",
         "webserver",
         "egress",
+        "fetch",
         "options",
         "settings",
         "settings_text",
@@ -32,18 +33,18 @@ ORDER = (
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "app": {*ORDER[: ORDER.index("app") + 1], "engines"},
     "client": {"errors", "wire", "client"},
-    "engines": {"errors", "exchange", "webserver", "egress", "wire", "engines"},
+    "engines": {"errors", "exchange", "webserver", "egress", "fetch", "wire", "engines"},
     "simulators": {"errors", "exchange", "webserver", "wire", "simulators"},
     "cli": {*ORDER, "simulators"},
 }
 # What may be imported or named only in these places (path prefixes below src/sensorium).
 ONLY_IN = {
     ("numpy", "torch", "diffusers", "transformers", "tokenizers", "safetensors"): ("engines/",),
-    ("PIL",): ("engines/", "simulators/", "wire/picture.py"),
+    ("PIL",): ("engines/", "simulators/", "wire/picture.py", "wire/decoding.py"),
     ("aiohttp", "httpx", "requests", "urllib.request", "http.client"): (
         "routing/upstream.py",
         "jobs/webhooks.py",
-        "engines/pictures.py",
+        "fetch.py",
         "client.py",
     ),
     ("sqlite3", "psycopg", "asyncpg"): ("store/",),

@@ -160,7 +160,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
     vault = Vault(database, keeper(settings))
     auditing = asyncio.create_task(vault.keep_audit())
     engine = _engine(settings)
-    upstream = Upstream()
+    upstream = Upstream(allow_egress=settings.server.allow_egress)
     try:
         hub = build(settings, engine, upstream.send, vault)
         off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]

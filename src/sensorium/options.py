@@ -130,6 +130,12 @@ class NamedModel(Section):
     id: Annotated[str, AfterValidator(_model_id)] = Field(description="the name that callers use")
     vision: bool = Field(default=False, description="a chat model that takes pictures")
     upstream: str | None = Field(default=None, min_length=1, description="the provider's own name for it, when it is another")
+    inline_limit: int | None = Field(
+        default=None,
+        ge=20_000,
+        description="base64 characters of a picture that it takes; a larger one is made smaller, and the reply says so",
+    )
+    inline_urls: bool = Field(default=False, description="it takes no picture by URL, so that the hub fetches it")
 
 
 class HostedModel(NamedModel):

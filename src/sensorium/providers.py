@@ -94,7 +94,8 @@ def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
 
 def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect) -> Route:
     able = (EITHER if model.vision else TEXT) if modality == "chat" else NOTHING
-    return Route(model.id, modality, dialect, able, provider, model.upstream or model.id)
+    upstream = model.upstream or model.id
+    return Route(model.id, modality, dialect, able, provider, upstream, inline_limit=model.inline_limit, inline_urls=model.inline_urls)
 
 
 def _open(modality: Modality, provider: Provider, dialect: Dialect) -> Route:

@@ -367,7 +367,7 @@ def test_an_answered_call_is_not_logged_as_hung_up(stream: bool, caplog: pytest.
 
 
 def test_pictures_share_one_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sensorium.engines.pictures.PIXEL_CAP", 40)
+    monkeypatch.setattr("sensorium.wire.decoding.PIXEL_CAP", 40)
     parts = [{"type": "image_url", "image_url": {"url": picture("red")}}] * 2
     head, reply = post(serve(Script("x")), CHAT, QUESTION | {"messages": [{"role": "user", "content": parts}]})
     assert (head.status, reply["error"]["param"]) == (400, "messages[0].content[1]")

@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sensorium import fetch
 from sensorium.engines import pictures
 from sensorium.errors import AddressRefused, InvalidImage
-from sensorium.wire import dataurl
+from sensorium.wire import dataurl, decoding
 
 WHERE = "messages[0].content[1]"
 
@@ -137,16 +138,16 @@ def test_damage_anywhere_is_an_error_of_ours_or_a_picture(data: st.DataObject) -
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
     with contextlib.suppress(InvalidImage):
-        assert pictures.decode(bytes(whole[:cut]), 10_000).size
+        assert decoding.decode(bytes(whole[:cut]), 10_000).size
 
 
 def test_a_jpeg_is_decoded_small_when_that_is_enough_and_never_smaller() -> None:
     data = file("JPEG", size=(1600, 400))
-    assert pictures.decode(data).size == (1600, 400)
-    assert pictures.decode(data, enough=288).size == (400, 100)
-    assert pictures.decode(data, enough=1000).size == (1600, 400)
-    assert pictures.decode(file("JPEG", size=(96, 96)), enough=288).size == (96, 96)
-    assert pictures.decode(file("JPEG", size=(3000, 2)), enough=288).width >= 288
+    assert decoding.decode(data).size == (1600, 400)
+    assert decoding.decode(data, enough=288).size == (400, 100)
+    assert decoding.decode(data, enough=1000).size == (1600, 400)
+    assert decoding.decode(file("JPEG", size=(96, 96)), enough=288).size == (96, 96)
+    assert decoding.decode(file("JPEG", size=(3000, 2)), enough=288).width >= 288
 
 
 def test_no_more_pictures_are_decoded_at_once_than_there_are_threads() -> None:
@@ -183,7 +184,7 @@ def test_no_more_pictures_are_decoded_at_once_than_there_are_threads() -> None:
 def test_encoding_keeps_the_colours(kind: str, magic: bytes) -> None:
     data = pictures.encode(Image.new("RGB", (16, 16), (200, 30, 90)), kind)  # type: ignore[arg-type]
     assert data.startswith(magic)
-    pixel = pictures.decode(data).convert("RGB").getpixel((8, 8))
+    pixel = decoding.decode(data).convert("RGB").getpixel((8, 8))
     assert isinstance(pixel, tuple)
     assert all(abs(a - b) <= 2 for a, b in zip(pixel, (200, 30, 90), strict=True))
 
@@ -274,7 +275,7 @@ def test_an_error_page_is_not_a_picture() -> None:
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_an_endless_picture_is_cut_off(honest: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "BYTE_CAP", 100_000)
+    monkeypatch.setattr(fetch, "BYTE_CAP", 100_000)
 
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-length": "200000"} if honest else {})
@@ -288,7 +289,7 @@ def test_an_endless_picture_is_cut_off(honest: bool, monkeypatch: pytest.MonkeyP
 
 
 def test_a_slow_server_ends_in_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "FETCH_S", 0.05)
+    monkeypatch.setattr(fetch, "WAIT_S", 0.05)
 
     async def silent(request: web.Request) -> web.StreamResponse:
         await asyncio.Event().wait()

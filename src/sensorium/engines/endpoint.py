@@ -24,7 +24,7 @@ from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.lane import Cancelling, Lane
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UnknownModel, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
-from sensorium.wire import nvidia, openai, parameters, sse
+from sensorium.wire import decoding, nvidia, openai, parameters, sse
 
 BODY_CAP = 64 * 1024 * 1024
 GENAI = "/v1/genai/"
@@ -122,7 +122,7 @@ class EngineApp:
         identity = {"id": f"chatcmpl-{exchange.request_id}", "created": int(time.time()), "model": name}
         with self._lane.admitted(self._deadline_s) as turn:
             async with turn.in_time():
-                call = await chat.with_pictures(call, self._loader(model), pictures.PIXEL_CAP)
+                call = await chat.with_pictures(call, self._loader(model), decoding.PIXEL_CAP)
             ask = call.ask
 
             def job(cancelled: Cancelling) -> Iterator[Delta | Finished]:

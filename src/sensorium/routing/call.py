@@ -69,6 +69,7 @@ class Route:
 
     An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
+    `inline_limit` is how many base64 characters of a picture the model takes, `inline_urls` that it takes none by URL.
     """
 
     id: str
@@ -79,6 +80,8 @@ class Route:
     upstream: str
     scope: str = "general"
     stand_in: bool = False
+    inline_limit: int | None = None
+    inline_urls: bool = False
 
     @property
     def answers(self) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from functools import partial
 
 import aiohttp
 
-from sensorium import __version__
+from sensorium import __version__, fetch
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON
-from sensorium.routing import nvcf
+from sensorium.routing import inline, nvcf
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.payload import Payload, payload
 
@@ -24,10 +25,19 @@ KEPT_PREFIX = "x-ratelimit-"
 
 
 class Upstream:
-    """Holds the connection pool. Open it once per process; `close` when the hub stops. `clock` and `sleep` are for polling, in seconds."""
+    """Holds the connection pool. Open it once per process; `close` when the hub stops. `clock` and `sleep` are for polling, in seconds.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    `allow_egress` is the operator's list of private "host:port" that callers' picture URLs may name.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        allow_egress: Collection[str] = (),
+    ) -> None:
         self._clock, self._sleep = clock, sleep
+        self._fetch = partial(fetch.fetch, allow=allow_egress)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             auto_decompress=False,
@@ -40,9 +50,9 @@ class Upstream:
 
         Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`).
         Raises Unavailable when nobody answers at the address or the key is missing, UpstreamFailed when the connection
-        breaks before the reply, DeadlineExceeded when it takes too long, and what `payload` raises.
+        breaks before the reply, DeadlineExceeded when it takes too long, and what `payload` and `inline.fitted` raise.
         """
-        sent = payload(call, route)
+        sent = await inline.fitted(payload(call, route), route, self._fetch)
         if not nvcf.spoken(route):
             return await self._asked(call, route, sent, headers(call, route, sent))
         patience = nvcf.Patience.of(route.provider, self._clock())

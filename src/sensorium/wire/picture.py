@@ -1,13 +1,15 @@
-"""Pictures as bytes: tell the file format, change it, nothing else."""
+"""Pictures as bytes: tell the file format, change it, unpack a data: URL; nothing is decoded but to change the format."""
 
 from __future__ import annotations
 
 import io
 
-from sensorium.errors import UpstreamFailed
+from sensorium.errors import InvalidImage, UpstreamFailed
+from sensorium.wire import dataurl
 
 FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG"}
 JPEG_QUALITY = 95
+_UNLABELLED = ("", "application/octet-stream", "binary/octet-stream")
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -42,3 +44,11 @@ def convert(raw: bytes, media: str) -> bytes:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UpstreamFailed(f"the model answered with a picture that cannot be read: {error}") from None
     return out.getvalue()
+
+
+def unpack(url: str) -> bytes:
+    """The bytes in a data: URL. Raises BadRequest where it is damaged or declares to be no picture."""
+    found = dataurl.parse(url)
+    if not found.media_type.startswith("image/") and found.media_type not in _UNLABELLED:
+        raise InvalidImage(f"a data: URL of type {found.media_type} is not a picture; send image/png, image/jpeg or image/webp")
+    return found.data
