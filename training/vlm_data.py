@@ -81,16 +81,17 @@ class Packer:
     """Builds batches from one random source.
 
     `noise`: share of questions that also get noisy blocks; `signs`, `pairs`: shares of pictures that are such, beyond the
-    sampler's own; `descriptions`: share of questions that ask for one, beyond their own weight; `probes`: at most so many probes to
-    a sequence.
+    sampler's own; `twins`: share of pictures that are pairs of one shape, whose places only their colours tell; `descriptions`: share of
+    questions that ask for one, beyond their own weight; `probes`: at most so many probes to a sequence.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, rng: random.Random, length: int, grid: int, merge: int, noise: float = 0.5, signs: float = 0.0,
-        probes: int = 0, pairs: float = 0.0, descriptions: float = 0.0,
+        probes: int = 0, pairs: float = 0.0, descriptions: float = 0.0, twins: float = 0.0,
     ) -> None:  # fmt: skip
         self.tokenizer, self.rng, self.length, self.grid = tokenizer, rng, length, grid
         self.noise, self.signs, self.pairs, self.probes, self.descriptions = noise, signs, pairs, probes, descriptions
+        self.twins = twins
         tokens = grid // merge
         row = [PAD] * tokens + [SPECIAL["<|image_break|>"]]
         self.image = [SPECIAL["<|image_start|>"], *(row * tokens)[:-1], SPECIAL["<|image_end|>"]]
@@ -110,6 +111,9 @@ class Packer:
         chance = self.rng.random()
         kinds = ("sign",) if chance < self.signs else ("pair",) if chance < self.signs + self.pairs else KINDS
         layout = scenes.sample(self.rng, held, kinds)
+        if self.rng.random() < self.twins:
+            while len({thing.shape for thing in layout.scene.things}) != 1 or layout.scene.kind != "pair":
+                layout = scenes.sample(self.rng, held, ("pair",))
         image = scenes.render(layout, self.rng)
         labels = patch_labels(layout, self.grid)
         if self.rng.random() < share:

@@ -62,6 +62,7 @@ class Options:
     signs: float
     pairs: float
     descriptions: float
+    twins: float
     probes: int
     seed: int
     smoke: bool
@@ -156,7 +157,8 @@ class Run:
         elif options.start is not None:
             self.take(options.start)
         fresh = FIRST_TRAINING_SEED + options.seed * 1_000_003 + self.optimiser.count * 17 + rank * 500_009
-        self.packer = self.make_packer(fresh, options.noise, options.signs, options.probes, options.pairs, options.descriptions)
+        shares = (options.signs, options.probes, options.pairs, options.descriptions, options.twins)
+        self.packer = self.make_packer(fresh, options.noise, *shares)
 
     def take(self, folder: Path) -> None:
         """Begin with the weights of a model folder, as it ships. The throw-away head and the optimiser begin afresh."""
@@ -165,12 +167,9 @@ class Run:
         self.before = json.loads((folder / "sensorium.json").read_text("utf-8"))["trained"]
         self.say({"started from": folder.name})
 
-    def make_packer(
-        self, seed: int, noise: float = 0.0, signs: float = 0.0, probes: int = 0, pairs: float = 0.0, descriptions: float = 0.0
-    ) -> Packer:
-        """A source of batches with its own random numbers."""
-        options = self.options
-        return Packer(self.words, random.Random(seed), options.length, self.grid, self.merge, noise, signs, probes, pairs, descriptions)
+    def make_packer(self, seed: int, noise: float = 0.0, *shares: Any) -> Packer:
+        """A source of batches with its own random numbers; `shares` as in Packer, after its noise."""
+        return Packer(self.words, random.Random(seed), self.options.length, self.grid, self.merge, noise, *shares)
 
     def say(self, line: dict[str, Any]) -> None:
         """One line of the log."""
@@ -289,6 +288,7 @@ def parse(arguments: list[str] | None) -> Options:
     parser.add_argument("--boost", type=float, default=4.0, help="weight of yes/no and shape questions early in the run")
     parser.add_argument("--signs", type=float, default=0.2, help="share of pictures that are signs, beyond the sampler's own")
     parser.add_argument("--pairs", type=float, default=0.0, help="share of pictures that are pairs, beyond the sampler's own")
+    parser.add_argument("--twins", type=float, default=0.0, help="share of pictures that are pairs of one shape")
     parser.add_argument("--descriptions", type=float, default=0.0, help="share of questions that ask for one, beyond their own weight")
     parser.add_argument(
         "--probes",
