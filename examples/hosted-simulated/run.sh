@@ -39,14 +39,15 @@ trap 'exit 130' INT TERM
 sensorium() { "$PYTHON" -m sensorium.cli "$@"; }
 look() { "$PYTHON" "$here/look.py" "$@"; }
 
-# start NAME ARGUMENT...: runs a sensorium command beside this script until the end and sets `address`, which its first line ends with.
+# start NAME ARGUMENT...: runs a sensorium command beside this script until `stop`, and sets `address` to where it says that it is.
 start() {
   local log=$1.log
   shift
-  "$PYTHON" -m sensorium.cli "$@" > "$log" 2>&1 &
+  : > "$log"
+  "$PYTHON" -m sensorium.cli "$@" >> "$log" 2>&1 &
   pids+=($!)
   for _ in {1..600}; do
-    address=$(sed -n '1s/^[A-Z].* \(http:.*\)/\1/p' "$log")
+    address=$(sed -n 's/^S.* \(http:[^ ]*\)$/\1/p' "$log")
     [ -z "$address" ] || return 0
     kill -0 "${pids[${#pids[@]} - 1]}" 2>/dev/null || break
     sleep 0.1
