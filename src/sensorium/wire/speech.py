@@ -54,7 +54,9 @@ def audio_type(data: bytes | memoryview) -> str | None:
     """The media type that the first bytes tell, None when they tell none."""
     head = bytes(data[:16])
     found = next((media for magic, at, media in _MAGIC if head[at : at + len(magic)] == magic), None)
-    return "audio/mpeg" if found is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0 else found
+    if found is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0:
+        return "audio/aac" if head[1] & 0xF6 == 0xF0 else "audio/mpeg"  # frames alike, told apart by their layer
+    return found
 
 
 def locale(language: str) -> str:
