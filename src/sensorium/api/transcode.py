@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from sensorium.errors import DeadlineExceeded, Unprocessable
+from sensorium.wire import speech
 
 RATE: Final = 16_000  # Hz, mono
 LONGEST_S: Final = 60.0  # of ffmpeg's work
 MOST_BYTES: Final = 256 * 1024 * 1024  # of WAV: more than two hours
 # media types that can be made into WAV, and the reader that ffmpeg is told to use: it does not guess, so a playlist is never followed
-READERS: Final = {"audio/mpeg": "mp3", "audio/aac": "aac", "audio/mp4": "mov", "audio/webm": "matroska"}
+READERS: Final = {"audio/mpeg": "mp3", "audio/aac": "aac", "audio/mp4": "mov", "audio/webm": "matroska", speech.VORBIS: "ogg"}
 
 
 def ffmpeg() -> str | None:
