@@ -81,7 +81,7 @@ def test_models_of_a_modality_are_written(shell: Shell) -> None:
 
 def test_a_file_may_be_the_beginning(shell: Shell) -> None:
     (shell.folder / "spec.toml").write_text('# mine\n[server]\nport = 9000\n\n[router.image]\nurl = "https://i.example/v1"\n', "utf-8")
-    shell(
+    said = shell(
         "init",
         "--from",
         "spec.toml",
@@ -96,6 +96,8 @@ def test_a_file_may_be_the_beginning(shell: Shell) -> None:
     assert shell.text.startswith("# mine\n[server]\nport = 9000\n")
     settings = load_for_vault(shell.folder / FILE, {})
     assert (settings.server.port, list(settings.router.given)) == (9000, ["image", "video"])
+    place = "--settings sensorium.toml --data-dir data"
+    assert f"sensorium secret {place} put nvidia-video" in said and f"sensorium serve {place}\n" in said
 
 
 def test_nothing_is_overwritten_without_force(shell: Shell) -> None:

@@ -60,8 +60,11 @@ def init(
         before = source.read_text("utf-8") if source else HEAD
         written = text.replaced(settings, text.joined(before, *tables), ctx.obj, data_dir=data_dir)
         print(f"{settings}: written")
-    _store(ctx.obj, settings, data_dir, written.secrets, keys)
-    print(f"check it:  sensorium doctor --settings {settings}\nstart it:  sensorium serve --settings {settings}")
+    # a [server] table that was given stays as it is, so that the folder is not in the file then
+    where = f"--settings {settings}" + (f" --data-dir {data_dir}" if data_dir and source else "")
+    with cli_secret.opened(ctx.obj, outcome, settings, data_dir) as opened:
+        _store(opened, written.secrets, keys, where)
+    print(f"check it:  sensorium doctor {where}\nstart it:  sensorium serve {where}")
 
 
 def _asked(urls: Mapping[str, str]) -> tuple[bool, dict[str, str]]:
@@ -88,16 +91,15 @@ def _tables(urls: Mapping[str, str], asr: str, models: Sequence[Mapping[str, obj
     return made
 
 
-def _store(environ: Mapping[str, str], settings: Path, data_dir: Path | None, secrets: Sequence[str], keys: str) -> None:
-    with cli_secret.opened(environ, outcome, settings, data_dir) as opened:
-        there = {entry.name for entry in opened.vault.entries()}
-        given = _given(keys, secrets) if keys else _prompted([name for name in secrets if name not in there])
-        for name, value in given.items():
-            entry = opened.vault.put(name, value, opened.settings.hosts_of(name), who=opened.who)
-            cli_secret.stored(entry, value)
-        for name in secrets:
-            if name not in there and name not in given:
-                print(f"{name}: missing; store it with: sensorium secret --settings {settings} put {name}")
+def _store(opened: cli_secret.Opened, secrets: Sequence[str], keys: str, where: str) -> None:
+    there = {entry.name for entry in opened.vault.entries()}
+    given = _given(keys, secrets) if keys else _prompted([name for name in secrets if name not in there])
+    for name, value in given.items():
+        entry = opened.vault.put(name, value, opened.settings.hosts_of(name), who=opened.who)
+        cli_secret.stored(entry, value)
+    for name in secrets:
+        if name not in there and name not in given:
+            print(f"{name}: missing; store it with: sensorium secret {where} put {name}")
 
 
 def _prompted(names: Sequence[str]) -> dict[str, str]:

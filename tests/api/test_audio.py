@@ -272,7 +272,7 @@ FFMPEG = f"""#!{sys.executable}
 import pathlib, sys
 words = sys.argv[1:]
 source, target = (pathlib.Path(word.removeprefix("file:")) for word in (words[words.index("-i") + 1], words[-1]))
-assert words[words.index("-protocol_whitelist") + 1] == "file" and words[words.index("-i") - 1] in ("mp3", "mov", "matroska")
+assert words[words.index("-protocol_whitelist") + 1] == "file" and words[words.index("-i") - 1] in ("mp3", "aac", "mov", "matroska")
 data = source.read_bytes()
 if b"damaged" in data:
     sys.exit(1)
@@ -292,7 +292,13 @@ def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("ffmpeg")
 @pytest.mark.parametrize(
-    ("head", "media"), [(b"ID3\x04", "audio/mpeg"), (b"\x00\x00\x00\x20ftypM4A ", "audio/mp4"), (b"\x1aE\xdf\xa3", "audio/webm")]
+    ("head", "media"),
+    [
+        (b"ID3\x04", "audio/mpeg"),
+        (b"\xff\xf1\x50", "audio/aac"),
+        (b"\x00\x00\x00\x20ftypM4A ", "audio/mp4"),
+        (b"\x1aE\xdf\xa3", "audio/webm"),
+    ],
 )
 def test_other_formats_become_wav_where_ffmpeg_is(hub: Hub, head: bytes, media: str) -> None:
     reply, body = sent(hub, ASR, Part("file", head + bytes(100), "clip"))

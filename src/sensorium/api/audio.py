@@ -88,7 +88,8 @@ class AudioDoor:
                 param="file",
                 hint="convert it, or have the operator install ffmpeg beside the hub",
             )
-        wav = replace(file, data=await transcode.to_wav(file.data, media, program), media="audio/wav")
+        name = f"{(file.filename or '').rsplit('.', 1)[0] or 'audio'}.wav"
+        wav = replace(file, data=await transcode.to_wav(file.data, media, program), filename=name, media="audio/wav")
         form = [*(call.form or ())]
         form[place] = wav
         return replace(call, form=tuple(form), changes=(*call.changes, f"file made from {media} into audio/wav, {transcode.RATE} Hz mono"))

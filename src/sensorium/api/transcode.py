@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from sensorium.errors import DeadlineExceeded, Unprocessable
+from sensorium.wire import speech
 
 RATE: Final = 16_000  # Hz, mono
 LONGEST_S: Final = 60.0  # of ffmpeg's work
 MOST_BYTES: Final = 256 * 1024 * 1024  # of WAV: more than two hours
 # media types that can be made into WAV, and the reader that ffmpeg is told to use: it does not guess, so a playlist is never followed
-READERS: Final = {"audio/mpeg": "mp3", "audio/mp4": "mov", "audio/webm": "matroska"}
+READERS: Final = {"audio/mpeg": "mp3", "audio/aac": "aac", "audio/mp4": "mov", "audio/webm": "matroska", speech.VORBIS: "ogg"}
 
 
 def ffmpeg() -> str | None:
@@ -42,8 +43,9 @@ async def to_wav(data: bytes | memoryview, media: str, program: str) -> bytes:
 
 def _arguments(source: Path, target: Path, reader: str) -> list[str]:
     read = ["-nostdin", "-v", "quiet", "-protocol_whitelist", "file", "-f", reader, "-i", f"file:{source}"]
-    made = ["-vn", "-map_metadata", "-1", "-ac", "1", "-ar", str(RATE), "-c:a", "pcm_s16le", "-f", "wav", "-fs", str(MOST_BYTES)]
-    return [*read, *made, f"file:{target}"]
+    # bitexact: no note of the writer between format and samples, where simple readers expect none
+    made = ["-vn", "-map_metadata", "-1", "-fflags", "+bitexact", "-ac", "1", "-ar", str(RATE), "-c:a", "pcm_s16le"]
+    return [*read, *made, "-f", "wav", "-fs", str(MOST_BYTES), f"file:{target}"]
 
 
 async def _run(program: str, *arguments: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sensorium.errors import SensoriumError, Unavailable, UpstreamRefused
 from sensorium.routing.call import Attempt
+from sensorium.routing.catalog import RETIRED, SUCCESSORS
 
 LISTED = 6
 
@@ -54,13 +55,15 @@ def _auth(these: Sequence[Attempt], attempts: Sequence[Attempt]) -> SensoriumErr
     secret = these[0].route.provider.credential.name or f"the key of provider {source}"
     if not any(attempt.asked or attempt.failure.status for attempt in these) and these[0].route.provider.down() is not None:
         return Unavailable(f"no key to answer with: {_list(attempts)}", code="secret_missing", hint=f"store a key in {secret}")
+    # A guess: whoever speaks NVIDIA's own dialects takes NVIDIA's keys.
+    wanted = "a build.nvidia.com key (nvapi-...)" if these[0].route.dialect in ("genai", "nvidia") else f"a key that {source} accepts"
     return UpstreamRefused(
-        f"Authentication failed: {source} refused the hub's key {secret}. {_list(attempts)}",
+        f"Authentication failed: {source} refused the hub's key {secret}; store {wanted} there. {_list(attempts)}",
         status=401,
         code="upstream_key_rejected",
         source=source,
         retry_after=_soonest(these),
-        hint=f"store a key that {source} accepts in {secret}; your own token is fine",
+        hint="the operator of the hub stores it with `sensorium secret put`; your own token is fine",
     )
 
 
@@ -71,6 +74,8 @@ def _quota(these: Sequence[Attempt], attempts: Sequence[Attempt]) -> SensoriumEr
 
 def _gone(these: Sequence[Attempt], attempts: Sequence[Attempt]) -> SensoriumError:
     message = f"the provider does not serve this model to this hub: {_list(attempts)}"
+    if these[0].route.id in RETIRED:
+        message += f"; use {' or '.join(SUCCESSORS)} instead"
     return UpstreamRefused(message, status=404, code="model_unavailable", source=_source(these))
 
 

@@ -39,6 +39,7 @@ _LOCALES: Final = {
 }
 _MAGIC: Final = ((b"RIFF", 0, "audio/wav"), (b"OggS", 0, "audio/ogg"), (b"fLaC", 0, "audio/flac"), (b"ID3", 0, "audio/mpeg"),
                  (b"ftyp", 4, "audio/mp4"), (b"\x1aE\xdf\xa3", 0, "audio/webm"))  # fmt: skip
+VORBIS: Final = "audio/ogg; codecs=vorbis"  # the services read Opus only
 TAKEN: Final = ("audio/wav", "audio/ogg", "audio/flac")
 
 
@@ -52,9 +53,11 @@ class Form:
 
 def audio_type(data: bytes | memoryview) -> str | None:
     """The media type that the first bytes tell, None when they tell none."""
-    head = bytes(data[:16])
+    head = bytes(data[:40])
     found = next((media for magic, at, media in _MAGIC if head[at : at + len(magic)] == magic), None)
-    return "audio/mpeg" if found is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0 else found
+    if found is None and head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0:
+        return "audio/aac" if head[1] & 0xF6 == 0xF0 else "audio/mpeg"  # frames alike, told apart by their layer
+    return VORBIS if found == "audio/ogg" and head[28:35] == b"\x01vorbis" else found
 
 
 def locale(language: str) -> str:
