@@ -221,7 +221,7 @@ NEVER_TWICE: list[dict[str, object]] = [
     {"operation": "responses"},
     {"operation": "responses?api-version=1"},
 ]
-TWICE: list[dict[str, object]] = [{}, {"operation": "completions"}, {"modality": "embed"}, {"modality": "rerank"}, {"modality": "transcribe"}]
+TWICE: list[dict[str, object]] = [{}, {"operation": "completions"}, *({"modality": one} for one in ("embed", "rerank", "transcribe"))]
 
 
 @pytest.mark.parametrize("changes", NEVER_TWICE)

@@ -210,7 +210,7 @@ def test_waiting_is_fair_exact_and_complete(arrivals: list[Arrival], queue: int)
     served = waiting.served
     assert len(served) + len(waiting.refused) + gave_up == len(arrivals)
     assert waiting.turns._lines == {}
-    for (_, earlier), (_, later) in zip(served, served[1:], strict=False):
+    for (_, earlier), (_, later) in itertools.pairwise(served):
         assert later - earlier > 0.99  # never more than the rate
     for caller in "abcd":
         numbers = [int(name[1:]) for name, _ in served if name[0] == caller]

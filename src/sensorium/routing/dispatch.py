@@ -208,6 +208,9 @@ class Walk:
 
     async def _answered(self, route: Route, admission: Admission) -> Reply | None:
         patience, left, asked = route.provider.first_byte_s, self._left(), True
+        if left == 0:
+            admission.unused()
+            raise overdue(self.call, self.attempts)
         try:
             async with asyncio.timeout(min((one for one in (patience, left) if one is not None), default=None)):
                 reply, failure = await opened(self.call, await self._sent(route))
