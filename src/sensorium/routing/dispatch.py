@@ -8,7 +8,7 @@ be raced against the next (`hedge`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, UpstreamFailed
@@ -45,12 +45,12 @@ class Parts:
 
 
 class Dispatch:
-    """Answers calls from the routes of `catalog`; `order` is the hub's own wish where they go."""
+    """Answers calls from the routes of `catalog`; `order` is the hub's own wish where they go. Both may change while it serves."""
 
     def __init__(self, catalog: Catalog, parts: Parts, order: Where = "any") -> None:
         self.catalog = catalog
         self.health = parts.health
-        self._order = order
+        self.order = order
         self._parts = parts
         self._turns = Turns(parts.health, parts.sleep)
 
@@ -62,7 +62,7 @@ class Dispatch:
         began = self._parts.clock()
         walk = Walk(self._parts, self._turns, call, began)
         try:
-            walk.call = laid_on(call, self._order, began)
+            walk.call = laid_on(call, self.order, began)
             reply = await walk.to_an_answer(plan(walk.call, self.catalog))
         except SensoriumError as error:
             self._record(walk, None, error.status, "failed" if walk.routes else "refused", began)
@@ -74,7 +74,7 @@ class Dispatch:
 
     def plan(self, call: Call) -> tuple[Route, ...]:
         """The routes that this call would be sent to, best first. Raises as `plan` does."""
-        return plan(laid_on(call, self._order, self._parts.clock()), self.catalog)
+        return plan(laid_on(call, self.order, self._parts.clock()), self.catalog)
 
     def _record(self, walk: Walk, route: Route | None, status: int, outcome: str, began: float) -> None:
         self._parts.record(Record(walk.call, route, status, outcome, 0.0, self._parts.clock() - began, 0, walk.all_attempts()))
@@ -196,7 +196,7 @@ class Walk:
         admission = turn or self._turns.enter(self.call.caller, route)
         if isinstance(admission, Closed):
             failure = Failure(admission.kind, 0, admission.reason, admission.code)
-            self._note(Attempt(route, failure, asked=False, retry_after_s=admission.retry_after_s))
+            self._note(route, failure, admission.retry_after_s, asked=False)
             return None
         try:
             return await self._answered(route, admission)
@@ -216,7 +216,7 @@ class Walk:
                 reply, failure = await opened(self.call, await self._sent(route))
         except TimeoutError:
             if patience is None or (left is not None and left <= patience):
-                self._note(Attempt(route, LATE, asked=True))  # no verdict: it is the caller who was in a hurry
+                self._note(route, LATE, None)  # no verdict: it is the caller who was in a hurry
                 raise overdue(self.call, self.attempts) from None
             failure = Failure("transport", DeadlineExceeded.status, f"nothing came from it for {patience:g} seconds")
         except (SecretUnusable, StoreUnavailable) as error:
@@ -230,7 +230,7 @@ class Walk:
                 return self._refused(route, reply, failure, admission)
             admission.answered()
             return reply
-        self._note(Attempt(route, failure, asked, admission.failed(failure)))
+        self._note(route, failure, admission.failed(failure), asked=asked)
         return None
 
     async def _sent(self, route: Route) -> Reply:
@@ -254,10 +254,12 @@ class Walk:
         final = failure.kind == "semantic" and not (self.call.model == ANY_MODEL and failure.status in NEXT_RUNG)
         if route.provider.local and failure.code != EMPTY and (final or len(self.routes) == 1):
             return reply  # our own engine's words, already in the caller's dialect
-        self._note(Attempt(route, failure, True, wait, identity(reply)))
+        self._note(route, failure, wait, headers=identity(reply))
         if final:
             raise refusal(self.attempts)
         return None
 
-    def _note(self, attempt: Attempt) -> None:
-        self.attempts.append(attempt)
+    def _note(
+        self, route: Route, failure: Failure, wait: float | None, *, asked: bool = True, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.attempts.append(Attempt(route, failure, asked, wait, headers or {}))
