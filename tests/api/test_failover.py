@@ -55,7 +55,7 @@ def test_of_two_the_slow_one_is_hung_up_on_and_one_record_names_both() -> None:
         reply, raw = hub.call("POST", "/v1/chat/completions", CHAT)
         assert mute.left.wait(20)
     assert (reply.status, raw, reply.getheader("x-sensorium-source")) == (200, quick.body, "p1")
-    assert reply.getheader("x-sensorium-passed-over") == "p0 good: overtaken, another route answered first"
+    assert reply.getheader("x-sensorium-passed-over") == "p0 good: overtaken, given up before it answered"
     assert [[str(attempt) for attempt in record.attempts] for record in hub.records] == [["p0 good: overtaken"]]
 
 

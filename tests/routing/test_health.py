@@ -71,6 +71,20 @@ def test_a_trial_whose_caller_leaves_lets_the_next_try() -> None:
     assert isinstance(known.enter(route), Admission)
 
 
+def test_an_old_call_that_ends_without_a_verdict_is_no_trial_that_ends() -> None:
+    seconds = [0.0]
+    known, route = Health(lambda: seconds[0]), chat("m", AT)
+    old = [known.enter(route) for _ in range(2)]
+    for _ in range(3):
+        _failed(known, "m", OUTAGE)
+    seconds[0] = 30.0
+    assert isinstance(known.enter(route), Admission)
+    assert isinstance(old[0], Admission) and isinstance(old[1], Admission)
+    old[0].released()
+    old[1].failed(BUSY, 0.0)
+    assert isinstance(known.enter(route), Closed)
+
+
 def test_what_was_never_sent_costs_nothing_of_the_limit() -> None:
     known, route = Health(lambda: 0.0), chat("m", replace(AT, per_minute=1.0, burst=1))
     admission = known.enter(route)

@@ -30,7 +30,7 @@ Send = Callable[[Call, Route], Awaitable[Reply]]
 NEXT_RUNG = (404, 422)  # of `*`: the next model may know what this one does not
 LONGEST_WAIT_S = 60.0  # for a rate limit, when the call has no deadline of its own
 LATE = Failure("transport", DeadlineExceeded.status, "it did not answer within the call's deadline")
-OVERTAKEN = Failure("overtaken", 0, "another route answered first")
+OVERTAKEN = Failure("overtaken", 0, "given up before it answered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class Dispatch:
         try:
             walk.call = laid_on(call, self.order, began)
             reply = await walk.to_an_answer(plan(walk.call, self.catalog))
-        except SensoriumError as error:
-            self._record(walk, None, error.status, "failed" if walk.routes else "refused", began)
+        except Exception as error:
+            status = error.status if isinstance(error, SensoriumError) else SensoriumError.status
+            self._record(walk, None, status, "failed" if walk.routes else "refused", began)
             raise
         except asyncio.CancelledError:
             self._record(walk, walk.given_up.pop(0) if walk.given_up else None, Cancelled.status, "client_closed", began)
@@ -94,7 +95,7 @@ class Dispatch:
                     if chunk.endswith(sse.DONE):
                         outcome = complete  # whoever hangs up now has everything
                     yield chunk
-            except SensoriumError:
+            except Exception:
                 outcome = "failed"
                 raise
             outcome = complete

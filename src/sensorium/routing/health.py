@@ -87,10 +87,11 @@ class Health:
         if closed is not None:
             return closed
         breaker = self._breaker(route)
+        trial = breaker.state == "half_open"
         if not breaker.admit():
             return Closed("provider_outage", "another call is trying it after an outage", 1.0)
         self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
-        return Admission(self, route)
+        return Admission(self, route, trial)
 
     def state(self, route: Route) -> str:
         """One word for status pages: `open` routes are asked, `trying` ones by one call at a time, others say why not."""
@@ -99,7 +100,7 @@ class Health:
             return closed.kind
         return "trying" if self._breaker(route).state == "half_open" else "open"
 
-    def _failed(self, route: Route, version: int, failure: Failure, retry_after_s: float | None) -> float | None:
+    def _failed(self, route: Route, version: int, failure: Failure, retry_after_s: float | None, trial: bool = False) -> float | None:
         breaker, now = self._breaker(route), self._clock()
         if failure.kind in ("provider_outage", "transport"):
             breaker.failed()
@@ -108,7 +109,8 @@ class Health:
             breaker.succeeded()
             self._pause(route).accepted()
             return None
-        breaker.released()
+        if trial:
+            breaker.released()
         if failure.kind == "rate_limited":
             return self._pause(route).refused(retry_after_s)
         if failure.kind == "auth" and failure.code != SECRET_MISSING:
@@ -148,9 +150,9 @@ class Admission:
     A refusal concerns the key that there was at its beginning: a late answer cannot hurt a newer one.
     """
 
-    def __init__(self, health: Health, route: Route) -> None:
+    def __init__(self, health: Health, route: Route, trial: bool) -> None:
         self._health: Health | None = health
-        self._route = route
+        self._route, self._trial = route, trial
         self._version = route.provider.credential.version()
 
     def answered(self) -> None:
@@ -163,11 +165,11 @@ class Admission:
     def failed(self, failure: Failure, retry_after_s: float | None = None) -> float | None:
         """The route failed; returns the seconds after which asking again makes sense, if that is known."""
         health, self._health = self._health, None
-        return health._failed(self._route, self._version, failure, retry_after_s) if health is not None else None
+        return health._failed(self._route, self._version, failure, retry_after_s, self._trial) if health is not None else None
 
     def released(self) -> None:
         """The call ended without a verdict: its caller left."""
-        if self._health is not None:
+        if self._health is not None and self._trial:
             self._health._breaker(self._route).released()
         self._health = None
 

@@ -28,6 +28,11 @@ class Terms:
     headers: Mapping[str, str] = field(default_factory=dict)
     _until: float | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether they ask for nothing."""
+        return self.deadline_s is None and not self.headers and not any(self.wheres)
+
     def left(self, now: float) -> float | None:
         """Seconds that are left; None when there is no deadline. The first look starts the clock."""
         if self.deadline_s is None:
@@ -54,7 +59,7 @@ def laid_on(call: Call, order: Where, now: float) -> Call:
     """The call under the hub's order and the terms of its request. Raises Forbidden when two of them exclude each other."""
     terms = _TERMS.get()
     own = None if call.where == "any" else call.where
-    if terms is None:
+    if terms is None or terms.plain:
         return call if order == "any" else replace(call, where=agreed(order, own))
     left = terms.left(now)
     deadline = min((one for one in (left, call.deadline_s) if one is not None), default=None)
