@@ -133,6 +133,12 @@ def test_a_lost_engine_is_asked_again_but_a_hosted_provider_is_not() -> None:
     assert refused.value.status == 502
 
 
+def test_an_engine_that_dies_before_its_first_byte_is_asked_again() -> None:
+    transport = Transport([UpstreamFailed("gone")], [b"x"])
+    assert dispatched(transport, ENGINE)[0] == b"x"
+    assert (transport.asked, transport.closed) == (["engine", "engine"], 2)
+
+
 def test_a_provider_that_is_known_to_be_down_is_not_asked() -> None:
     transport = Transport([b"x"])
     down = chat("good", replace(provider("http://engine", "engine"), down=lambda: "no weights"))
@@ -495,7 +501,7 @@ def test_what_plan_refuses_is_recorded_too() -> None:
     assert [(r.outcome, r.status, r.route, r.attempts) for r in hub.records] == [("refused", 404, None, ())]
 
 
-def test_an_engines_address_that_breaks_off_before_the_first_byte_is_passed_over() -> None:
+def test_a_provider_that_breaks_off_before_the_first_byte_is_passed_over() -> None:
     transport = Transport([UpstreamFailed("cut")], [b"x"])
     assert dispatched(transport, ONE, TWO)[0] == b"x"
 

@@ -214,7 +214,7 @@ class Walk:
             raise overdue(self.call, self.attempts)
         try:
             async with asyncio.timeout(min((one for one in (patience, left) if one is not None), default=None)):
-                reply, failure = await opened(self.call, await self._sent(route))
+                reply, failure = await self._heard(route)
         except TimeoutError:
             if patience is None or (left is not None and left <= patience):
                 self._note(route, LATE, None)  # no verdict: it is the caller who was in a hurry
@@ -234,19 +234,22 @@ class Walk:
         self._note(route, failure, admission.failed(failure), asked=asked)
         return None
 
-    async def _sent(self, route: Route) -> Reply:
+    async def _heard(self, route: Route) -> tuple[Reply, Failure | None]:
         try:
-            reply = await self._parts.send(self.call, route)
+            return await self._begun(route)
         except UpstreamFailed:
             if not route.provider.local:
                 raise
             # The engine died under this call; its address stays open while it restarts, and asking again costs nothing.
-            return await self._parts.send(self.call, route)
+            return await self._begun(route)
+
+    async def _begun(self, route: Route) -> tuple[Reply, Failure | None]:
+        reply = await self._parts.send(self.call, route)
         if reply.status == 401 and not route.provider.local:
             # A hosted service says 401 also while its own key store is down: ask once more.
             await reply.close()
             reply = await self._parts.send(self.call, route)
-        return reply
+        return await opened(self.call, reply)
 
     def _refused(self, route: Route, reply: Reply, failure: Failure, admission: Admission) -> Reply | None:
         told = retry_after(reply)
