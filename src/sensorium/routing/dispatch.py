@@ -216,10 +216,10 @@ class Walk:
             async with asyncio.timeout(min((one for one in (patience, left) if one is not None), default=None)):
                 reply, failure = await self._heard(route)
         except TimeoutError:
-            if patience is None or (left is not None and left <= patience):
+            if left is not None and (patience is None or left <= patience):
                 self._note(route, LATE, None)  # no verdict: it is the caller who was in a hurry
                 raise overdue(self.call, self.attempts) from None
-            failure = Failure("transport", DeadlineExceeded.status, f"nothing came from it for {patience:g} seconds")
+            failure = Failure("transport", DeadlineExceeded.status, "its first byte did not come in time")
         except (SecretUnusable, StoreUnavailable) as error:
             failure, asked = Failure("auth", 0, error.message, SECRET_MISSING), False
         except SensoriumError as error:
