@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from sensorium import app
+from sensorium.errors import Unavailable
 from sensorium.providers import routes
-from sensorium.routing.call import Route
+from sensorium.routing.call import Call, Reply, Route
 from sensorium.settings import Settings
 from sensorium.store.vault import Vault
+from tests.api.hubs import Hub
+from tests.serving import serving
 from tests.store.vaults import opened
 
 NVIDIA = 'kind = "nvidia"\nbase_url = "https://a.example/v1"\nai_url = "https://b.example/v1"\n'
@@ -130,3 +134,38 @@ def test_the_speech_settings_reach_the_provider(vault: Vault) -> None:
 def test_a_sealed_key_needs_a_vault() -> None:
     with pytest.raises(ValueError, match="secret:nvidia-image needs the vault"):
         routes(Settings.model_validate({"router": {"image": {"url": "https://x"}}}), None)
+
+
+def test_a_models_own_times_go_over_its_providers(vault: Vault) -> None:
+    own = "timeout_s = 9, first_byte_s = 3, connect_s = 1, idle_s = 2, hedge_after_s = 1.5"
+    text = f'[router.chat]\nurl = "https://x/v1"\nkey = "none"\ntimeout_s = 30\nqueue = 7\nmodels = ["slow", {{ id = "quick", {own} }}]'
+    slow, quick, anything = (route.provider for route in routed(text, vault))
+    assert (quick.timeout_s, quick.first_byte_s, quick.connect_s, quick.idle_s, quick.hedge_after_s) == (9, 3, 1, 2, 1.5)
+    for at in (slow, anything):
+        assert (at.timeout_s, at.first_byte_s, at.connect_s, at.idle_s, at.hedge_after_s) == (30, None, 10, 300, None)
+    assert {at.queue for at in (slow, quick, anything)} == {7}
+
+
+def test_what_is_private(vault: Vault) -> None:
+    engine = '[providers.box]\nkind = "engine"\nbase_url = "http://127.0.0.1:1/v1"\nmodels = ["a"]\n'
+    assert [route.private for route in routed(f"{engine}private = true", vault)] == [True]
+    models = 'models = ["a", { id = "b", private = true }]'
+    assert [route.private for route in routed(engine.replace('models = ["a"]', models), vault)] == [False, True]
+
+
+def test_the_file_says_where_calls_go_that_wish_nothing(vault: Vault) -> None:
+    text = (
+        '[router]\norder = "local_first"\n[router.chat]\nurl = "https://x/v1"\nkey = "none"\nmodels = ["m"]\n'
+        '[providers.box]\nkind = "engine"\nbase_url = "http://127.0.0.1:1/v1"\nmodels = ["m"]\n'
+    )
+    settings = Settings.model_validate(tomllib.loads(text))
+    asked: list[str] = []
+
+    async def send(call: Call, route: Route) -> Reply:
+        asked.append(route.provider.name)
+        raise Unavailable("down")
+
+    with serving(app.build(settings, None, send, vault).router) as base:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        assert Hub(base, []).json("POST", "/v1/chat/completions", body)[0] == 503
+    assert asked == ["box", "router.chat"]

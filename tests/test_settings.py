@@ -237,6 +237,7 @@ PROVIDER = "[providers.p]\n{}\n"
         ('kind = "engine"\nbase_url = "https://x"\nai_url = "https://y"\nmodels = ["m"]', "providers.p.ai_url: is for kind"),
         ('kind = "nvidia"\nkey = "none"', "providers.p.key: NVIDIA answers nobody without a key"),
         ('kind = "nvidia"\nmodels = [{id = "m", modality = "speech"}]', "providers.p.models: m speaks or listens; set router.audio"),
+        ('kind = "openai"\nbase_url = "https://x"\nprivate = true\nmodels = ["m"]', "providers.p.private: is for kind"),
         ('kind = "openai"\nbase_url = "https://[x"\nmodels = ["m"]', "providers.p.base_url: must look like"),
     ],
 )
@@ -260,3 +261,8 @@ def test_nvidia_needs_its_kind_only(tmp_path: Path) -> None:
 )
 def test_loopback(host: str, local: bool) -> None:
     assert is_loopback(host) is local
+
+
+def test_an_order_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"router\.order: .*'local_first'"):
+        load(write(tmp_path, '[router]\norder = "nearest"'), {})

@@ -53,6 +53,7 @@ class Provider:
     async def _answer(self, send: Any, status: int, reply: Any) -> None:
         body = json.dumps(reply).encode()
         headers = [(b"content-type", b"application/json"), (b"x-request-id", b"theirs"), (b"retry-after", b"7"), (b"set-cookie", b"a=b")]
+        headers += [(b"x-ratelimit-remaining", b"3"), (b"ratelimit-policy", b"40;w=60"), (b"connection", b"keep-alive")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

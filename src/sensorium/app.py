@@ -144,7 +144,7 @@ class Hub:
 def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault) -> Hub:
     """The hub over `send`, the transport to the models."""
     routes = catalog(settings, engine, vault)
-    dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic))
+    dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic), settings.router.order)
     return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault))
 
 

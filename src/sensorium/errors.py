@@ -28,6 +28,7 @@ The error reply of an engine on this machine is not an exception: it is relayed 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -156,14 +157,18 @@ class UpstreamFailed(SensoriumError):
 
 
 class UpstreamRefused(SensoriumError):
-    """The hosted provider `source` answered with an error: its words, cleaned, under the status that its class has."""
+    """The hosted provider `source` answered with an error: its words, cleaned, under the status that its class has.
+
+    `headers` are those of its reply that go on: the call's id there, and its limits.
+    """
 
     kind = "upstream_error"
 
-    def __init__(self, message: str, *, status: int, code: str, source: str, **more: Any) -> None:
+    def __init__(self, message: str, *, status: int, code: str, source: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(message, code=code, **more)
         self.status = status
         self.source = source
+        self.headers = dict(headers or {})
 
 
 class Unavailable(SensoriumError):

@@ -27,6 +27,7 @@ KEYS = {
     "video": "nvidia-video",
     "embeddings": "nvidia-upstream",
 }
+CONNECT_S, IDLE_S = 10.0, 300.0
 TIMEOUT_S = {"chat": 60.0, "embed": 60.0, "rerank": 60.0, "image": 180.0, "speech": 120.0, "transcribe": 120.0, "video": 600.0}
 
 
@@ -89,6 +90,7 @@ def _short(model: object) -> object:
 
 HostPort = Annotated[str, AfterValidator(_host_port)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Order = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 Kind = Literal["openai", "genai", "nvidia", "engine", "hub"]
 
 
@@ -124,7 +126,30 @@ class Local(Section):
     deadline_s: float = Field(default=120.0, gt=0, description="a call that takes longer is answered 504")
 
 
-class NamedModel(Section):
+class Times(Section):
+    """How long the hub waits for an answer, and when it asks somebody else too. A model's own go over its table's."""
+
+    connect_s: float | None = Field(default=None, gt=0, description="until a connection is there; by default 10")
+    first_byte_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="until the first byte of a reply, of a stream its first event; by default only the other limits hold",
+    )
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="a whole reply, for streams none; by default 60 for text, 180 for pictures, 120 for audio, 600 for video",
+    )
+    idle_s: float | None = Field(default=None, gt=0, description="silence inside a reply; by default 300")
+    hedge_after_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="when it has not answered by then, the next route is asked too; chats without a stream, embeddings, rankings and "
+        "transcriptions only; by default never",
+    )
+
+
+class NamedModel(Times):
     """One model of a table whose modality is known. A string stands for its `id`."""
 
     id: Annotated[str, AfterValidator(_model_id)] = Field(description="the name that callers use")
@@ -136,6 +161,7 @@ class NamedModel(Section):
         description="base64 characters of a picture that it takes; a larger one is made smaller, and the reply says so",
     )
     inline_urls: bool = Field(default=False, description="it takes no picture by URL, so that the hub fetches it")
+    private: bool = Field(default=False, description="no hosted provider ever gets a call for this id")
 
 
 class HostedModel(NamedModel):
@@ -146,17 +172,12 @@ class HostedModel(NamedModel):
     )
 
 
-class Limits(Section):
+class Limits(Times):
     """What a provider lets the hub send, and how long the hub waits for it."""
 
-    timeout_s: float | None = Field(
-        default=None,
-        gt=0,
-        description="a whole reply, for streams none; by default 60 for text, 180 for pictures, 120 for audio, 600 for video",
-    )
-    idle_s: float = Field(default=300.0, gt=0, description="silence inside a reply")
     per_minute: float | None = Field(default=None, gt=0, description='calls a minute; by default no limit, 35 for kind `"nvidia"`')
     burst: int = Field(default=10, ge=1, description="of these, how many at once")
+    queue: int = Field(default=1000, ge=1, description="calls that may wait for their turn, in turn by caller; more are answered 429")
     status_url: BaseUrl | None = Field(default=None, description="where its long jobs are asked for; by default /v1/status on its host")
 
 
@@ -201,8 +222,13 @@ class AudioSettings(ModalitySettings):
 
 
 class RouterSettings(Section):
-    """The modalities, each with its own URL and key, which no other modality ever gets."""
+    """The modalities, each with its own URL and key, which no other modality ever gets; and where calls go."""
 
+    order: Order = Field(
+        default="any",
+        description='where calls go that do not say it: `"any"` as the file lists the routes, `"local_first"`, `"hosted_first"`; '
+        '`"local_only"` and `"hosted_only"` hold for every call',
+    )
     chat: ModalitySettings | None = None
     image: ModalitySettings | None = None
     audio: AudioSettings | None = None
@@ -237,6 +263,7 @@ class ProviderSettings(Limits):
         description='its key, as `"secret:NAME"`; kind `nvidia` takes `"secret:nvidia-upstream"`, others send none',
     )
     key_env: str | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
+    private: bool = Field(default=False, description="kind `engine` only: no hosted provider ever gets a call for one of its models")
     models: tuple[Annotated[HostedModel, BeforeValidator(_short)], ...] = Field(
         default=(), description='its models, in the order in which `"*"` prefers them; kinds `nvidia` and `hub` pass on other names too'
     )

@@ -81,7 +81,8 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
     asked = replace(route, upstream=USUAL[route.modality]) if route.open and route.modality in USUAL else route
     try:
         async with asyncio.timeout(min(WAIT_S, route.provider.timeout_s)):
-            reply, failure = await opened(await send(_call(asked, draw), asked))
+            call = _call(asked, draw)
+            reply, failure = await opened(call, await send(call, asked))
             size = len(await reply.whole())
     except TimeoutError:
         return _result(route, "fails", f"{route.provider.base_url} did not answer in time")

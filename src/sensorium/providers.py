@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from sensorium.options import TIMEOUT_S, AudioSettings, Limits, ModalitySettings, NamedModel, ProviderSettings, SecretRef
+from sensorium.options import CONNECT_S, IDLE_S, TIMEOUT_S, AudioSettings, Limits, ModalitySettings, NamedModel, ProviderSettings, SecretRef
 from sensorium.routing.call import ANY_MODEL, Credential, Dialect, Modality, Provider, Route
 from sensorium.settings import ROUTER, Settings
 from sensorium.store.vault import Vault
@@ -38,6 +38,7 @@ OPEN: Final[dict[str, dict[Modality, str]]] = {
     "hub": {"chat": "", "embed": "", "image": "/genai"},
 }
 ON_AI: Final = ("image", "rerank")  # of kind nvidia, on its second host
+TIMES: Final = ("connect_s", "first_byte_s", "timeout_s", "idle_s", "hedge_after_s")  # of a model, over its provider's
 EITHER, TEXT, NOTHING = frozenset({"text", "vision"}), frozenset({"text"}), frozenset[str]()
 
 
@@ -75,7 +76,7 @@ def _of_provider(name: str, table: ProviderSettings, key: str | None, vault: Vau
         return _provider(name, _address(table, modality), modality, table, sealed, plain)
 
     for model in table.models:
-        yield _route(model, model.modality, provider(model.modality), _dialect(table, model.modality))
+        yield _route(model, model.modality, provider(model.modality), _dialect(table, model.modality), table.private)
     if table.kind == "nvidia" or not table.models:
         yield from (_open(modality, provider(modality), _dialect(table, modality)) for modality in OPEN.get(table.kind, ()))
 
@@ -92,10 +93,21 @@ def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
     return "genai" if table.kind == "genai" or (table.kind == "hub" and modality == "image") else "openai"
 
 
-def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect) -> Route:
+def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect, private: bool = False) -> Route:
     able = (EITHER if model.vision else TEXT) if modality == "chat" else NOTHING
-    upstream = model.upstream or model.id
-    return Route(model.id, modality, dialect, able, provider, upstream, inline_limit=model.inline_limit, inline_urls=model.inline_urls)
+    own = {name: seconds for name in TIMES if (seconds := getattr(model, name)) is not None}
+    at = replace(provider, **own) if own else provider
+    return Route(
+        model.id,
+        modality,
+        dialect,
+        able,
+        at,
+        model.upstream or model.id,
+        inline_limit=model.inline_limit,
+        inline_urls=model.inline_urls,
+        private=private or model.private,
+    )
 
 
 def _open(modality: Modality, provider: Provider, dialect: Dialect) -> Route:
@@ -137,10 +149,14 @@ def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _
         url,
         sealed.credential(url) if sealed else plain,
         limits.timeout_s or TIMEOUT_S[modality],
-        limits.idle_s,
+        limits.idle_s or IDLE_S,
         local=isinstance(limits, ProviderSettings) and limits.kind == "engine",
         down=down,
         per_minute=limits.per_minute,
         burst=limits.burst,
         status_url=limits.status_url,
+        connect_s=limits.connect_s or CONNECT_S,
+        first_byte_s=limits.first_byte_s,
+        hedge_after_s=limits.hedge_after_s,
+        queue=limits.queue,
     )

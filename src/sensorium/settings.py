@@ -198,6 +198,8 @@ def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
         yield f'.base_url: is missing, for kind is "{provider.kind}"'
     if provider.ai_url is not None and provider.kind != "nvidia":
         yield '.ai_url: is for kind "nvidia" only'
+    if provider.private and provider.kind != "engine":
+        yield '.private: is for kind "engine", where calls stay on this machine; of a hosted provider mark single models'
     if not provider.models and provider.kind not in ("nvidia", "hub"):
         yield f'.models: name at least one, for kind is "{provider.kind}"'
     if provider.kind in ("nvidia", "hub"):

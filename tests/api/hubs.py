@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
 from sensorium import app
-from sensorium.routing.call import Record, Route
+from sensorium.routing.call import Record, Route, Where
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
@@ -109,11 +109,13 @@ def settings(provider: str, full: bool = False, **server: Any) -> Settings:
 
 
 @contextmanager
-def over(routes: Iterable[Route], configured: Settings | None = None, upstream: LazyUpstream | None = None) -> Iterator[Hub]:
+def over(
+    routes: Iterable[Route], configured: Settings | None = None, upstream: LazyUpstream | None = None, order: Where = "any"
+) -> Iterator[Hub]:
     """A hub with these routes."""
     records: list[Record] = []
     sending = upstream or LazyUpstream()
-    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, Health(lambda: 0.0), lambda: 0.0))
+    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, Health(lambda: 0.0), lambda: 0.0), order)
     router = app.router(configured or Settings(), dispatch, dict)
 
     async def closing(scope: Any, receive: Any, send: Any) -> None:

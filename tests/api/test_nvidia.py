@@ -105,9 +105,9 @@ def test_a_filtered_picture_is_flagged_and_relayed_as_it_is(scripted: tuple[Scri
     ("media", "body"),
     [
         (b"image/jpeg", file("JPEG")),
-        (b"application/json", b'{"prompt": "\\"finishReason\\": \\"CONTENT_FILTERED\\"", "artifacts": []}'),
+        (b"application/json", b'{"prompt": "\\"finishReason\\": \\"CONTENT_FILTERED\\"", "mesh": {}}'),
         (b"application/json", b"{ not json, CONTENT_FILTERED"),
-        (b"text/plain", b""),
+        (b"text/plain", b"drawn"),
     ],
 )
 def test_other_replies_pass_without_remark(scripted: tuple[Scripted, Hub], media: bytes, body: bytes) -> None:
@@ -130,12 +130,13 @@ def test_a_reply_that_breaks_off_is_an_error_not_half_a_picture(scripted: tuple[
     program, hub = scripted
     program.body, program.breaks_off = b'{"artifacts": [{"base64": "/9j/AAAA"}]}', True
     status, reply = hub.json("POST", f"/v1/genai/{SD3}", {"prompt": "x"})
-    assert (status, reply["error"]["code"]) == (502, "upstream_failed")
+    assert (status, reply["error"]["code"]) == (502, "transport")
 
 
-def test_a_picture_that_is_none_is_an_upstream_failure(hub: Hub) -> None:
-    status, reply = hub.json("POST", "/v1/genai/org/odd", {"prompt": "x"}, {"accept": "image/png"})
-    assert (status, reply["error"]["code"]) == (502, "upstream_failed")
+@pytest.mark.parametrize("accept", ["application/json", "image/png"])
+def test_a_good_status_without_a_picture_is_a_failure(hub: Hub, accept: str) -> None:
+    status, reply = hub.json("POST", "/v1/genai/org/odd", {"prompt": "x"}, {"accept": accept})
+    assert (status, reply["error"]["code"]) == (502, "empty_result")
 
 
 @pytest.mark.parametrize("text", ["ääää", "QUJ", "Q@@D", "QUJD"])

@@ -13,7 +13,9 @@ from sensorium.routing.call import Call, Credential, Record, Reply, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
-from tests.routing.hosted import call, chat, provider
+from sensorium.store.secret import SecretMissing
+from tests.routing import virtual_time
+from tests.routing.hosted import call, chat, image, provider
 
 
 class Said(list[bytes | Exception]):
@@ -131,6 +133,12 @@ def test_a_lost_engine_is_asked_again_but_a_hosted_provider_is_not() -> None:
     assert refused.value.status == 502
 
 
+def test_an_engine_that_dies_before_its_first_byte_is_asked_again() -> None:
+    transport = Transport([UpstreamFailed("gone")], [b"x"])
+    assert dispatched(transport, ENGINE)[0] == b"x"
+    assert (transport.asked, transport.closed) == (["engine", "engine"], 2)
+
+
 def test_a_provider_that_is_known_to_be_down_is_not_asked() -> None:
     transport = Transport([b"x"])
     down = chat("good", replace(provider("http://engine", "engine"), down=lambda: "no weights"))
@@ -189,7 +197,7 @@ def test_a_caller_who_leaves_is_recorded_as_such() -> None:
     assert transport.closed == 1
 
 
-EVENTS = {"content_type": "text/event-stream"}
+EVENTS, EVENT_STREAM = {"content_type": "text/event-stream"}, {"content-type": "text/event-stream"}
 DEGRADED = Said(b'{"detail":"Function id \'f\': DEGRADED function cannot be invoked"}', status=400)
 REFUSED_KEY = Said(b'{"status":401,"title":"Unauthorized","detail":"Authentication failed"}', status=401)
 PASSED_OVER: list[tuple[str, list[Exception | list[bytes | Exception]], str]] = [
@@ -340,7 +348,7 @@ def test_a_slow_first_event_ends_with_the_deadline() -> None:
 
     hub = Hub(Transport(), ONE)
     hub.dispatch = Dispatch(Catalog([ONE]), Parts(never, hub.records.append, hub.health, lambda: 0.0))
-    with pytest.raises(UpstreamRefused, match="did not answer within") as refused:
+    with pytest.raises(DeadlineExceeded, match=r"deadline of 0\.01 seconds passed: one: it did not") as refused:
         hub.call(deadline_s=0.01)
     assert refused.value.status == 504
 
@@ -360,3 +368,177 @@ def test_a_call_for_this_machine_never_leaves_it() -> None:
     with pytest.raises(Forbidden, match="local_only"):
         hub.call(where="local_only")
     assert hub.transport.asked == []
+
+
+def test_a_caller_in_a_hurry_is_no_verdict_on_the_provider() -> None:
+    async def never(call: Call, route: Route) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    hub = Hub(Transport(), ONE)
+    hub.dispatch = Dispatch(Catalog([ONE]), Parts(never, hub.records.append, hub.health, lambda: 0.0))
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded):
+            hub.call(deadline_s=0.001)
+    assert hub.health.state(ONE) == "open"
+    assert [(r.status, [str(a) for a in r.attempts]) for r in hub.records[:1]] == [(504, ["one good: transport"])]
+
+
+def test_nothing_is_sent_after_the_deadline() -> None:
+    hub = Hub(Transport([b"x"]), ONE)
+    with pytest.raises(DeadlineExceeded):
+        hub.call(deadline_s=-1.0)
+    assert hub.transport.asked == []
+
+
+def test_a_whole_reply_is_bound_by_the_deadline_and_a_stream_only_by_its_beginning() -> None:
+    async def sent(_: Call, route: Route) -> Reply:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"data: 1\n\n"
+            await asyncio.sleep(60)
+            yield b"data: [DONE]\n\n"
+
+        async def close() -> None:
+            """Nothing is open."""
+
+        return Reply(200, EVENT_STREAM, chunks(), close, route)
+
+    async def read(**changes: object) -> tuple[bytes, Record]:
+        records: list[Record] = []
+        dispatch = Dispatch(Catalog([ONE]), Parts(sent, records.append, Health(virtual_time.now), virtual_time.now))
+        reply, got = await dispatch(call(deadline_s=5.0, **changes)), b""
+        try:
+            async for chunk in reply.chunks:
+                got += chunk
+        except DeadlineExceeded:
+            got += b"late"
+        finally:
+            await reply.close()
+        return got, records[0]
+
+    body, record = virtual_time.run(read())
+    assert (body, record.outcome, record.total_s) == (b"data: 1\n\nlate", "failed", 5)
+    assert virtual_time.run(read(stream=True))[0] == b"data: 1\n\ndata: [DONE]\n\n"
+
+
+def test_a_deadline_that_passes_in_the_line_ends_the_wait() -> None:
+    slow = chat("good", replace(ONE.provider, per_minute=6.0, burst=1))
+
+    async def main() -> tuple[DeadlineExceeded, float]:
+        transport = Transport(*[[b"x"]] * 9)
+        dispatch = Dispatch(Catalog([slow]), Parts(transport.send, lambda _: None, Health(virtual_time.now), virtual_time.now))
+
+        async def asked(caller: str, **changes: object) -> None:
+            await (await dispatch(call(caller=caller, **changes))).close()
+
+        await asked("a")
+        first, second = asyncio.ensure_future(asked("a")), asyncio.ensure_future(asked("a", deadline_s=25.0))
+        await asyncio.sleep(1)
+        others = [asyncio.ensure_future(asked(caller)) for caller in "bc"]  # who go before the second call of a
+        with pytest.raises(DeadlineExceeded) as late:
+            await second
+        ended = virtual_time.now()
+        await asyncio.gather(first, *others)
+        return late.value, ended
+
+    error, second = virtual_time.run(main())
+    assert (error.status, second) == (504, 25)
+    assert "one: its rate limit is reached" in error.message
+
+
+def test_the_limit_to_the_first_byte_is_a_verdict() -> None:
+    async def silent(call: Call, route: Route) -> Reply:
+        if route.provider.name == "one":
+            await asyncio.sleep(1000)
+        return await Transport([b"x"]).send(call, route)
+
+    async def main() -> tuple[float, str]:
+        patient = chat("good", replace(ONE.provider, first_byte_s=3.0))
+        health = Health(virtual_time.now)
+        dispatch = Dispatch(Catalog([patient, TWO]), Parts(silent, lambda _: None, health, virtual_time.now))
+        for _ in range(3):
+            await (await dispatch(call())).close()
+        return virtual_time.now(), health.state(patient)
+
+    assert virtual_time.run(main()) == (9, "provider_outage")
+
+
+def test_a_key_that_cannot_be_sent_takes_the_provider_out_and_is_no_outage() -> None:
+    class Keyless(Transport):
+        async def send(self, call: Call, route: Route) -> Reply:
+            self.asked.append(route.provider.name)
+            raise SecretMissing("there is no secret nvidia-image")
+
+    refused = list[int]()
+    named = replace(ONE.provider, credential=Credential("nvidia-image", lambda: "k", lambda: 1, refused.append))
+    hub = Hub(Keyless(), chat("good", named))
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="there is no secret nvidia-image") as ended:
+            hub.call()
+        assert (ended.value.status, ended.value.code) == (503, "secret_missing")
+    assert (hub.transport.asked, refused) == (["one"], [])
+    assert [str(a) for record in hub.records for a in record.attempts] == ["one good: auth (not asked)"] * 5
+    assert hub.health._breaker(chat("good", named)).state == "closed"
+
+
+def test_an_empty_result_goes_on_to_the_next_and_is_a_502_when_there_is_none() -> None:
+    one, two = image("p", ONE.provider), image("p", TWO.provider)
+    drawn = Said(b'{"artifacts": [{"base64": "QUJD"}]}')
+    changes = {"model": "p", "modality": "image", "dialects": ("genai",)}
+    hub = Hub(Transport(Said(b'{"artifacts": []}'), drawn), one, two)
+    assert hub.call(**changes) == drawn[0]
+    assert hub.records[0].attempts[0].failure.code == "empty_result"
+    for routes in ((one,), (one, two)):
+        with pytest.raises(UpstreamRefused, match="without a picture") as refused:
+            Hub(Transport(*[Said(b'{"artifacts": []}')] * 2), *routes).call(**changes)
+        assert (refused.value.status, refused.value.code) == (502, "empty_result")
+
+
+def test_what_plan_refuses_is_recorded_too() -> None:
+    hub = Hub(Transport(), ONE)
+    with pytest.raises(SensoriumError):
+        hub.call(model="nobody/has-it")
+    assert [(r.outcome, r.status, r.route, r.attempts) for r in hub.records] == [("refused", 404, None, ())]
+
+
+def test_a_provider_that_breaks_off_before_the_first_byte_is_passed_over() -> None:
+    transport = Transport([UpstreamFailed("cut")], [b"x"])
+    assert dispatched(transport, ONE, TWO)[0] == b"x"
+
+
+def test_the_first_in_order_gets_every_call_however_busy_it_is() -> None:
+    async def main() -> list[str]:
+        transport = Transport(*[[b"x"]] * 20)
+        dispatch = Dispatch(Catalog([ONE, TWO]), Parts(transport.send, lambda _: None, Health(lambda: 0.0), lambda: 0.0))
+        replies = await asyncio.gather(*(dispatch(call()) for _ in range(20)))
+        for reply in replies:
+            await reply.close()
+        return transport.asked
+
+    assert asyncio.run(main()) == ["one"] * 20
+
+
+def test_looking_changes_nothing() -> None:
+    hub = Hub(Transport(*[Said(b"", status=503)] * 3, [b"back"]), ONE)
+    for _ in range(3):
+        with pytest.raises(SensoriumError):
+            hub.call()
+    hub.still += 30
+    assert {hub.health.state(ONE) for _ in range(50)} == {"trying"}
+    assert hub.call() == b"back"
+
+
+def test_the_hubs_order_holds_for_calls_that_wish_nothing() -> None:
+    hub = Hub(Transport([b"x"], [b"y"], [b"z"]), ONE, ENGINE)
+    hub.dispatch = Dispatch(hub.dispatch.catalog, hub.dispatch._parts, "local_first")
+    hub.call()
+    hub.call(where="hosted_first")
+    assert hub.transport.asked == ["engine", "one"]
+    assert [route.provider.name for route in hub.dispatch.plan(call())] == ["engine", "one"]
+
+
+def test_a_refusal_keeps_the_providers_name_for_the_call() -> None:
+    limits = {"x_upstream_request_id": "theirs", "x_ratelimit_remaining": "0", "retry_after": "7", "content_type": "text/plain"}
+    with pytest.raises(UpstreamRefused) as refused:
+        dispatched(Transport(Said(b"", status=429, **limits)), ONE)
+    assert refused.value.headers == {"x-upstream-request-id": "theirs", "x-ratelimit-remaining": "0"}

@@ -1,6 +1,8 @@
-"""What is remembered of routes stays bounded, however many names callers think of."""
+"""What a failure of each class changes, and that what is remembered stays bounded, however many names callers think of."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.routing.hosted import chat, provider
 
 AT = provider("http://one")
 GONE, OUTAGE = Failure("model_unavailable", 404, "none"), Failure("provider_outage", 500, "down")
+BUSY = Failure("rate_limited", 429, "too many")
 
 
 def test_names_without_end_are_forgotten_but_open_breakers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,13 +23,72 @@ def test_names_without_end_are_forgotten_but_open_breakers_are_kept(monkeypatch:
         _failed(known, "broken", OUTAGE)
     for number in range(50):
         _failed(known, f"name-{number}", GONE)
+        _failed(known, f"busy-{number}", BUSY)
     assert len(known._breakers) <= 10
+    assert len(known._pauses) <= 50  # every one of them is still on
     assert len(known._marks) <= 10
     assert isinstance(known.closed_to(chat("broken", AT)), Closed)
     assert isinstance(known.closed_to(chat("name-49", AT)), Closed)
 
 
-def _failed(known: Health, model: str, failure: Failure) -> None:
+def _failed(known: Health, model: str, failure: Failure, after_s: float | None = None) -> None:
     admission = known.enter(chat(model, AT))
     assert isinstance(admission, Admission)
-    admission.failed(failure)
+    admission.failed(failure, after_s)
+
+
+def test_a_429_pauses_one_model_and_opens_no_breaker() -> None:
+    known = Health(lambda: 0.0)
+    for _ in range(10):
+        _failed(known, "hot", BUSY, after_s=7)
+        known._pauses.clear()
+    _failed(known, "hot", BUSY, after_s=7)
+    closed = known.closed_to(chat("hot", AT))
+    assert closed is not None and (closed.kind, closed.retry_after_s) == ("rate_limited", 7)
+    assert known._breaker(chat("hot", AT)).state == "closed"
+    assert known.closed_to(chat("cool", AT)) is None
+
+
+def test_an_outage_of_one_modality_blocks_no_other() -> None:
+    known, draws = Health(lambda: 0.0), replace(chat("both", AT), modality="image")
+    for _ in range(3):
+        admission = known.enter(draws)
+        assert isinstance(admission, Admission)
+        admission.failed(OUTAGE)
+    assert known.closed_to(draws) is not None
+    assert known.closed_to(chat("both", AT)) is None
+
+
+def test_a_trial_whose_caller_leaves_lets_the_next_try() -> None:
+    seconds = [0.0]
+    known, route = Health(lambda: seconds[0]), chat("m", AT)
+    for _ in range(3):
+        _failed(known, "m", OUTAGE)
+    seconds[0] = 30.0
+    trial, second = known.enter(route), known.enter(route)
+    assert isinstance(trial, Admission) and isinstance(second, Closed)
+    trial.released()
+    assert isinstance(known.enter(route), Admission)
+
+
+def test_an_old_call_that_ends_without_a_verdict_is_no_trial_that_ends() -> None:
+    seconds = [0.0]
+    known, route = Health(lambda: seconds[0]), chat("m", AT)
+    old = [known.enter(route) for _ in range(2)]
+    for _ in range(3):
+        _failed(known, "m", OUTAGE)
+    seconds[0] = 30.0
+    assert isinstance(known.enter(route), Admission)
+    assert isinstance(old[0], Admission) and isinstance(old[1], Admission)
+    old[0].released()
+    old[1].failed(BUSY, 0.0)
+    assert isinstance(known.enter(route), Closed)
+
+
+def test_what_was_never_sent_costs_nothing_of_the_limit() -> None:
+    known, route = Health(lambda: 0.0), chat("m", replace(AT, per_minute=1.0, burst=1))
+    admission = known.enter(route)
+    assert isinstance(admission, Admission) and isinstance(known.enter(route), Closed)
+    admission.unused()
+    admission.unused()
+    assert isinstance(known.enter(route), Admission) and isinstance(known.enter(route), Closed)

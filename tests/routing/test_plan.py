@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from sensorium.errors import InvalidModel, NotConfigured, UnknownModel
+from sensorium.errors import Forbidden, InvalidModel, NotConfigured, UnknownModel
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.plan import plan
 from tests.routing.hosted import call, chat, image, nvidia, provider
@@ -86,3 +88,15 @@ def test_an_unknown_name_gets_a_hint(name: str, hint: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         plan(call(model=name), CATALOG)
     assert hint in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_private_model_is_never_sent_to_a_hosted_provider() -> None:
+    engine = replace(chat("ours", provider("http://engine", "engine", local=True)), private=True)
+    hosted = chat("ours", AT)
+    assert plan(call(model="ours"), Catalog([hosted, engine])) == (engine,)
+    assert plan(call(model="*"), Catalog([hosted, TALKS, engine])) == (TALKS, engine)
+    with pytest.raises(Forbidden, match="hosted_only"):
+        plan(call(model="ours", where="hosted_only"), Catalog([hosted, engine]))
+    with pytest.raises(Forbidden, match="ours is private") as refused:
+        plan(call(model="ours"), Catalog([replace(hosted, private=True), chat("*", AT)]))
+    assert (refused.value.status, refused.value.code) == (403, "private_model")

@@ -10,10 +10,9 @@ from dataclasses import replace
 
 from sensorium.api import transcode
 from sensorium.api.visit import Visit
-from sensorium.errors import BadRequest, NotConfigured, NotFound, SensoriumError, UnsupportedMedia, UpstreamFailed, UpstreamRefused
-from sensorium.routing.call import ANY_MODEL, Call, Modality, Reply
+from sensorium.errors import BadRequest, NotConfigured, NotFound, SensoriumError, UnsupportedMedia, UpstreamRefused
+from sensorium.routing.call import ANY_MODEL, Call, Modality
 from sensorium.routing.dispatch import Dispatch
-from sensorium.routing.plan import plan
 from sensorium.wire import jsonbody, multipart, openai, paths, speech
 
 PREFIX = "/v1/audio/"
@@ -78,7 +77,7 @@ class AudioDoor:
         """The call with audio that its routes can read. Raises UnsupportedMedia where it cannot be made."""
         place, file = next(((place, part) for place, part in enumerate(call.form or ()) if part.name == "file"), (0, None))
         media = speech.audio_type(file.data) if file else None
-        picky = any(route.dialect == "nvidia" for route in plan(call, self._dispatch.catalog))
+        picky = any(route.dialect == "nvidia" for route in self._dispatch.plan(call))
         if file is None or media in speech.TAKEN or media not in transcode.READERS or not picky:
             return call
         program = transcode.ffmpeg()
@@ -109,7 +108,6 @@ class AudioDoor:
             reply = await self._dispatch(call)
         except UpstreamRefused as refused:
             raise await self._about_voices(visit, call, refused) from None
-        await _require_audio(reply)
         await visit.relay(reply)
 
     async def _about_voices(self, visit: Visit, call: Call, refused: UpstreamRefused) -> SensoriumError:
@@ -134,11 +132,3 @@ def _voices(visit: Visit) -> Call:
 
 def _voice(call: Call) -> str | None:
     return multipart.field(call.form, "voice") if call.form is not None else jsonbody.text(call.members, "voice")
-
-
-async def _require_audio(reply: Reply) -> None:
-    """Raises UpstreamFailed for a good status without sound: what a caller saves as speech.wav must be one."""
-    media = reply.headers.get("content-type", "")
-    if reply.status == 200 and (media.startswith(("application/json", "text/html")) or reply.headers.get("content-length") == "0"):
-        await reply.close()
-        raise UpstreamFailed(f"{reply.route.provider.name} answered {media or 'nothing'} instead of audio")

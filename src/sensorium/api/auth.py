@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sensorium.api.visit import Visit
 from sensorium.errors import Forbidden, Unauthorized
+from sensorium.routing.call import Where
 from sensorium.settings import is_loopback
 
 TOKEN_HINT = "send `Authorization: Bearer $MAC_API_TOKEN` with the token that this hub was started with"
@@ -14,9 +15,10 @@ TOKEN_HINT = "send `Authorization: Bearer $MAC_API_TOKEN` with the token that th
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever a call is done for."""
+    """Whoever a call is done for. `where` is the place that its calls are bound to or prefer; None leaves it to them."""
 
     name: str
+    where: Where | None = None
 
 
 class Auth:

@@ -12,7 +12,6 @@ from sensorium.api.visit import Visit, origin
 from sensorium.errors import SensoriumError, Unavailable
 from sensorium.routing.call import ANY_MODEL, Call, Modality, Route
 from sensorium.routing.dispatch import Dispatch
-from sensorium.routing.plan import plan
 from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, parameters, retrieval, translate
 from sensorium.wire.jsonbody import Members
 
@@ -71,7 +70,7 @@ class OpenAIDoor:
         found = jsonbody.members(await visit.whole_body())
         asked = replace(_call(visit, found, "image", "images/generations"), dialects=("openai", "genai"))
         failure: SensoriumError = Unavailable("no route")
-        for route in plan(asked, self._dispatch.catalog):
+        for route in self._dispatch.plan(asked):
             call = replace(asked, model=route.id, dialects=(route.dialect,))
             try:
                 if route.dialect == "openai":

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorium.api.auth import Auth
+from sensorium.api.terms import terms
 from sensorium.api.visit import Visit
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unavailable
 from sensorium.exchange import Receive, Render, Send
+from sensorium.routing.terms import under
 
 log = logging.getLogger("sensorium.hub")
 Handler = Callable[[Visit], Coroutine[Any, Any, None]]
@@ -80,9 +82,13 @@ class Router:
 
     async def _guarded(self, visit: Visit) -> None:
         entry = self._find(visit)
-        if not entry.public:
-            visit.caller = self._auth(visit).name
-        await visit.attended(entry.handler(visit))
+        if entry.public:
+            await visit.attended(entry.handler(visit))
+            return
+        principal = self._auth(visit)
+        visit.caller = principal.name
+        with under(terms(visit, principal)):
+            await visit.attended(entry.handler(visit))
 
     def _find(self, visit: Visit) -> Entry:
         found = self._exact.get(visit.path, [])

@@ -11,6 +11,7 @@ from sensorium.routing.call import Reply
 from sensorium.wire import sse
 
 SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
+PLACE, PASSED_OVER = "x-sensorium-place", "x-sensorium-passed-over"
 CHANGED_MOST = 2000  # characters
 FRAME_END = b"\n\n"
 
@@ -39,7 +40,7 @@ class Visit(Exchange):
     async def fail(self, error: SensoriumError) -> None:
         """The error in this door's dialect."""
         await self.drain()
-        source = {SOURCE: error.source} if isinstance(error, UpstreamRefused) else {}
+        source = {**error.headers, SOURCE: error.source} if isinstance(error, UpstreamRefused) else {}
         await self.answer(self._render(error, self.request_id), source | error_headers(error), error.status)
 
     async def relay(self, reply: Reply, headers: Mapping[str, str] | None = None) -> None:
@@ -73,13 +74,16 @@ class Visit(Exchange):
 
 
 def origin(reply: Reply) -> dict[str, str]:
-    """The headers that say who really answered, and what that one said about its answer."""
+    """The headers that say who really answered, where, who should have, and what the one who did said about its answer."""
     said = {name: text for name, text in reply.headers.items() if name.startswith("x-sensorium-")}
     said |= {SOURCE: reply.route.provider.name, "x-sensorium-model": reply.route.answers}
+    said[PLACE] = "local" if reply.route.provider.local else "hosted"
     if reply.route.open:
         del said["x-sensorium-model"]  # nobody named one
     if reply.route.stand_in:
         said["x-sensorium-stand-in"] = reply.route.id
+    if reply.attempts:
+        said[PASSED_OVER] = _line("; ".join(f"{attempt}, {attempt.failure.message}" for attempt in reply.attempts))
     if reply.changes:
         said[CHANGED] = _line("; ".join(reply.changes))
     return said

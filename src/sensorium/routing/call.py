@@ -43,7 +43,9 @@ class Provider:
 
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
     `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
-    send. `status_url` is where NVCF jobs are polled (None: /v1/status on the host of the base URL; the key goes there too).
+    send, `queue` how many calls may wait for that. `connect_s`, `first_byte_s` (None: no limit of its own), `idle_s` and `timeout_s` bound
+    each attempt; after `hedge_after_s` the next route is asked too (None: never). `status_url` is where NVCF jobs are polled (None:
+    /v1/status on the host of the base URL; the key goes there too).
     For speech: `language` where the caller names none, `voices` as short names of voices, `speech_model` as the recogniser's internal
     name.
     """
@@ -61,6 +63,10 @@ class Provider:
     language: str | None = None
     voices: Mapping[str, str] = field(default_factory=dict)
     speech_model: str | None = None
+    connect_s: float = 10.0
+    first_byte_s: float | None = None
+    hedge_after_s: float | None = None
+    queue: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Route:
     An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
     `inline_limit` is how many base64 characters of a picture the model takes, `inline_urls` that it takes none by URL.
+    A `private` one keeps its id from all hosted providers.
     """
 
     id: str
@@ -82,6 +89,7 @@ class Route:
     stand_in: bool = False
     inline_limit: int | None = None
     inline_urls: bool = False
+    private: bool = False
 
     @property
     def answers(self) -> str:
@@ -100,7 +108,8 @@ class Call:
 
     `dialects` are those in which the members can be sent on, `operation` is the path (and query) below an OpenAI base URL, `needs` are
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
-    `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
+    `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte, and for
+    the whole of what is no stream; `headers` go on to the provider.
     `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
     `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
     """
@@ -120,19 +129,21 @@ class Call:
     form: tuple[Part, ...] | None = None
     changes: tuple[str, ...] = ()
     optional: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A route that did not answer a call, why, and seconds after which it may (None: unknown).
 
-    `asked` is False when the route was passed over without a call.
+    `asked` is False when the route was passed over without a call; `headers` name the call at the provider's.
     """
 
     route: Route
     failure: Failure
     asked: bool
     retry_after_s: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.route.provider.name} {self.route.upstream}: {self.failure.kind}" + ("" if self.asked else " (not asked)")

@@ -17,10 +17,11 @@ SUCCESSORS = ("black-forest-labs/flux.1-schnell", "black-forest-labs/flux.1-dev"
 
 
 class Catalog:
-    """Routes in the order in which `*` prefers them. Several routes may share one id."""
+    """Routes in the order in which `*` prefers them. Several routes may share one id. The ids in `private` stay on this machine."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
+        self.private = frozenset(route.id for route in self.routes if route.private)
         self._by_id: dict[str, list[Route]] = {}
         for route in self.routes:
             if not route.open:

@@ -1,28 +1,36 @@
 """Walk the plan until somebody answers, and record the call once, when its body closes. No failover after the first byte.
 
-An event stream has answered when its first event is there and is not an error. Routes whose rate limit is reached are passed over;
-when nobody else answers, the call waits for the first of them within its deadline.
+An event stream has answered when its first event is there and is not an error, anything else with its first byte (`opening`). Routes whose
+limit is reached are passed over; when nobody else answers, the call waits for its turn (`turns`) within its deadline. A slow route may
+be raced against the next (`hedge`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, UpstreamFailed
-from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Route
+from sensorium.routing import hedge
+from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Route, Where
 from sensorium.routing.catalog import Catalog
-from sensorium.routing.health import Admission, Closed, Health
-from sensorium.routing.opening import opened, retry_after
+from sensorium.routing.health import SECRET_MISSING, Admission, Closed, Health
+from sensorium.routing.opening import EMPTY, identity, opened, retry_after
 from sensorium.routing.plan import plan
-from sensorium.routing.refusal import refusal
+from sensorium.routing.refusal import overdue, refusal
+from sensorium.routing.terms import laid_on
+from sensorium.routing.turns import QUEUE_FULL, Turns
+from sensorium.store.database import StoreUnavailable
+from sensorium.store.secret import SecretUnusable
 from sensorium.wire import sse
 from sensorium.wire.failure import Failure
 
 Send = Callable[[Call, Route], Awaitable[Reply]]
 NEXT_RUNG = (404, 422)  # of `*`: the next model may know what this one does not
 LONGEST_WAIT_S = 60.0  # for a rate limit, when the call has no deadline of its own
+LATE = Failure("transport", DeadlineExceeded.status, "it did not answer within the call's deadline")
+OVERTAKEN = Failure("overtaken", 0, "given up before it answered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +45,57 @@ class Parts:
 
 
 class Dispatch:
-    """Answers calls from the routes of `catalog`."""
+    """Answers calls from the routes of `catalog`; `order` is the hub's own wish where they go. Both may change while it serves."""
 
-    def __init__(self, catalog: Catalog, parts: Parts) -> None:
+    def __init__(self, catalog: Catalog, parts: Parts, order: Where = "any") -> None:
         self.catalog = catalog
         self.health = parts.health
+        self.order = order
         self._parts = parts
+        self._turns = Turns(parts.health, parts.sleep)
 
     async def __call__(self, call: Call) -> Reply:
         """The first reply that a route gives, its body still arriving.
 
-        Raises what `plan` raises, and what `refusal` makes of the attempts when nobody answered.
+        Raises what `plan` raises, what `refusal` makes of the attempts when nobody answered, and DeadlineExceeded.
         """
         began = self._parts.clock()
-        walk = Walk(self._parts, call, list(plan(call, self.catalog)), began)
+        walk = Walk(self._parts, self._turns, call, began)
         try:
-            reply = await walk.to_an_answer()
-        except SensoriumError as error:
-            self._record(walk, None, error.status, "failed", began)
+            walk.call = laid_on(call, self.order, began)
+            reply = await walk.to_an_answer(plan(walk.call, self.catalog))
+        except Exception as error:
+            status = error.status if isinstance(error, SensoriumError) else SensoriumError.status
+            self._record(walk, None, status, "failed" if walk.routes else "refused", began)
             raise
         except asyncio.CancelledError:
-            self._record(walk, walk.asking, Cancelled.status, "client_closed", began)
+            self._record(walk, walk.given_up.pop(0) if walk.given_up else None, Cancelled.status, "client_closed", began)
             raise
-        return self._metered(walk, replace(reply, attempts=tuple(walk.attempts)), began)
+        return self._metered(walk, replace(reply, attempts=walk.all_attempts()), began)
+
+    def plan(self, call: Call) -> tuple[Route, ...]:
+        """The routes that this call would be sent to, best first. Raises as `plan` does."""
+        return plan(laid_on(call, self.order, self._parts.clock()), self.catalog)
 
     def _record(self, walk: Walk, route: Route | None, status: int, outcome: str, began: float) -> None:
-        self._parts.record(Record(walk.call, route, status, outcome, 0.0, self._parts.clock() - began, 0, tuple(walk.attempts)))
+        self._parts.record(Record(walk.call, route, status, outcome, 0.0, self._parts.clock() - began, 0, walk.all_attempts()))
 
     def _metered(self, walk: Walk, reply: Reply, began: float) -> Reply:
         clock, first_byte, sent, closed = self._parts.clock, 0.0, 0, False
         complete = "answered" if reply.status < 400 else "refused"
         outcome = "client_closed"
+        body = reply.chunks if walk.call.stream or walk.call.deadline_s is None else walk.in_time(reply.chunks)
 
         async def chunks() -> AsyncIterator[bytes]:
             nonlocal first_byte, sent, outcome
             try:
-                async for chunk in reply.chunks:
+                async for chunk in body:
                     first_byte = first_byte or clock() - began
                     sent += len(chunk)
                     if chunk.endswith(sse.DONE):
                         outcome = complete  # whoever hangs up now has everything
                     yield chunk
-            except SensoriumError:
+            except Exception:
                 outcome = "failed"
                 raise
             outcome = complete
@@ -88,104 +105,165 @@ class Dispatch:
             if not closed:
                 closed = True
                 done = (reply.status, outcome, first_byte, clock() - began, sent, reply.attempts)
-                self._parts.record(Record(walk.call, reply.route, *done))
-                await reply.close()
+                try:
+                    self._parts.record(Record(walk.call, reply.route, *done))
+                finally:
+                    await reply.close()
 
         return replace(reply, chunks=chunks(), close=close)
 
 
 class Walk:
-    """One call on its way through its routes. `attempts` are those that did not answer, `asking` the one that is being asked."""
+    """One call on its way through its routes. `attempts` are those that did not answer; `given_up` those that were being asked when the
+    call ended or another one answered."""
 
-    def __init__(self, parts: Parts, call: Call, routes: list[Route], began: float) -> None:
-        self.call, self.routes, self.attempts = call, routes, list[Attempt]()
-        self.asking: Route | None = None
-        self._parts = parts
-        self._until = None if call.deadline_s is None else began + call.deadline_s
+    def __init__(self, parts: Parts, turns: Turns, call: Call, began: float) -> None:
+        self.call, self.attempts, self.given_up = call, list[Attempt](), list[Route]()
+        self.routes: Sequence[Route] = ()
+        self._parts, self._turns, self._began = parts, turns, began
 
-    async def to_an_answer(self) -> Reply:
-        """Ask one route after the other; then those whose rate limit was reached, once it lets a call through."""
-        for route in self.routes:
-            reply = await self._ask(route)
+    def all_attempts(self) -> tuple[Attempt, ...]:
+        """Every route that was tried and did not answer, those given up last."""
+        return (*self.attempts, *(Attempt(route, OVERTAKEN, asked=True) for route in self.given_up))
+
+    async def to_an_answer(self, routes: Sequence[Route]) -> Reply:
+        """Ask one route after the other; then those whose rate limit was reached, when it is this call's turn."""
+        self.routes = routes
+        ahead = iter(routes)
+        for route in ahead:
+            reply = await self._hedged(route, ahead)
             if reply is not None:
                 return reply
         while (limited := self._limited()) is not None:
-            route, wait = limited
-            await self._parts.sleep(wait)
-            self.attempts = [attempt for attempt in self.attempts if attempt.route is not route]
-            reply = await self._ask(route)
+            reply = await self._ask(limited, await self._turn(limited))
             if reply is not None:
                 return reply
         raise refusal(self.attempts)
 
-    def _limited(self) -> tuple[Route, float] | None:
-        """The route that was passed over for its rate limit and opens first, and seconds until then, if the call can wait that long."""
+    async def in_time(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The body under the call's deadline. Raises DeadlineExceeded."""
+        while True:
+            try:
+                async with asyncio.timeout(self._left()):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise overdue(self.call, self.attempts) from None
+            yield chunk
+
+    async def _hedged(self, route: Route, ahead: Iterator[Route]) -> Reply | None:
+        """The reply of a route, or of those `ahead` of it where this one is slow and asking twice does no harm."""
+        after = hedge.after_s(self.call, route)
+        if after is None:
+            return await self._ask(route)
+        return await hedge.raced(self._ask(route), lambda: self._first_of(ahead), self._parts.sleep(after), self.given_up.append)
+
+    async def _first_of(self, routes: Iterator[Route]) -> Reply | None:
+        for route in routes:
+            reply = await self._ask(route)
+            if reply is not None:
+                return reply
+        return None
+
+    def _left(self) -> float | None:
+        """Seconds to the call's deadline, 0 when it has passed; None without one."""
+        return None if self.call.deadline_s is None else max(0.0, self._began + self.call.deadline_s - self._parts.clock())
+
+    def _limited(self) -> Route | None:
+        """The route that was passed over for its rate limit and opens first, if the call can wait that long."""
         waits = [
             (a.retry_after_s, a.route)
             for a in self.attempts
-            if a.failure.kind == "rate_limited" and not a.asked and a.retry_after_s is not None
+            if a.failure.kind == "rate_limited" and not a.asked and a.retry_after_s is not None and a.failure.code != QUEUE_FULL
         ]
         wait, route = min(waits, key=lambda pair: pair[0], default=(0.0, None))
-        return (route, wait) if route is not None and wait < self._left(LONGEST_WAIT_S) else None
+        left = self._left()
+        return route if wait < (LONGEST_WAIT_S if left is None else left) else None
 
-    def _left(self, otherwise: float) -> float:
-        return otherwise if self._until is None else self._until - self._parts.clock()
+    async def _turn(self, route: Route) -> Admission | Closed:
+        """What the line before this route's provider ends in. Raises what it means that the time for waiting is over."""
+        left = self._left()
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S if left is None else left):
+                turn = await self._turns.wait(self.call.caller, route)
+        except TimeoutError:
+            raise (refusal(self.attempts) if left is None else overdue(self.call, self.attempts)) from None
+        self.attempts = [attempt for attempt in self.attempts if attempt.route is not route]
+        return turn
 
-    async def _ask(self, route: Route) -> Reply | None:
+    async def _ask(self, route: Route, turn: Admission | Closed | None = None) -> Reply | None:
         """The reply of one route, or None with an attempt noted. Raises the caller's own fault at once."""
-        admission = self._parts.health.enter(route)
+        admission = turn or self._turns.enter(self.call.caller, route)
         if isinstance(admission, Closed):
-            self._note(route, Failure(admission.kind, 0, admission.reason), admission.retry_after_s, asked=False)
+            failure = Failure(admission.kind, 0, admission.reason, admission.code)
+            self._note(route, failure, admission.retry_after_s, asked=False)
             return None
-        self.asking = route
         try:
             return await self._answered(route, admission)
+        except asyncio.CancelledError:
+            self.given_up.append(route)
+            raise
         finally:
             admission.released()  # no effect where there was a verdict
 
     async def _answered(self, route: Route, admission: Admission) -> Reply | None:
+        patience, left, asked = route.provider.first_byte_s, self._left(), True
+        if left == 0:
+            admission.unused()
+            raise overdue(self.call, self.attempts)
         try:
-            async with asyncio.timeout(None if self._until is None else max(0.0, self._left(0.0))):
-                reply, failure = await opened(await self._sent(route))
+            async with asyncio.timeout(min((one for one in (patience, left) if one is not None), default=None)):
+                reply, failure = await self._heard(route)
         except TimeoutError:
-            failure = Failure("transport", DeadlineExceeded.status, "it did not answer within the call's deadline")
+            if left is not None and (patience is None or left <= patience):
+                self._note(route, LATE, None)  # no verdict: it is the caller who was in a hurry
+                raise overdue(self.call, self.attempts) from None
+            failure = Failure("transport", DeadlineExceeded.status, "its first byte did not come in time")
+        except (SecretUnusable, StoreUnavailable) as error:
+            failure, asked = Failure("auth", 0, error.message, SECRET_MISSING), False
         except SensoriumError as error:
             if not error.retryable:
                 raise
             failure = Failure("transport", error.status, error.message)
         else:
-            if failure is None:
-                admission.answered()
-                return reply
-            told = retry_after(reply)
-            silent = self.call.optional and failure.kind == "model_unavailable"  # the operation is missing, not the model
-            wait = told if silent else admission.failed(failure, told) or told
-            return self._refused(route, reply, failure, wait)
-        self._note(route, failure, admission.failed(failure))
+            if failure is not None:
+                return self._refused(route, reply, failure, admission)
+            admission.answered()
+            return reply
+        self._note(route, failure, admission.failed(failure), asked=asked)
         return None
 
-    async def _sent(self, route: Route) -> Reply:
+    async def _heard(self, route: Route) -> tuple[Reply, Failure | None]:
         try:
-            reply = await self._parts.send(self.call, route)
+            return await self._begun(route)
         except UpstreamFailed:
             if not route.provider.local:
                 raise
             # The engine died under this call; its address stays open while it restarts, and asking again costs nothing.
-            return await self._parts.send(self.call, route)
+            return await self._begun(route)
+
+    async def _begun(self, route: Route) -> tuple[Reply, Failure | None]:
+        reply = await self._parts.send(self.call, route)
         if reply.status == 401 and not route.provider.local:
             # A hosted service says 401 also while its own key store is down: ask once more.
             await reply.close()
             reply = await self._parts.send(self.call, route)
-        return reply
+        return await opened(self.call, reply)
 
-    def _refused(self, route: Route, reply: Reply, failure: Failure, wait: float | None) -> Reply | None:
+    def _refused(self, route: Route, reply: Reply, failure: Failure, admission: Admission) -> Reply | None:
+        told = retry_after(reply)
+        silent = self.call.optional and failure.kind == "model_unavailable"  # the operation is missing, not the model
+        wait = told if silent else admission.failed(failure, told) or told
         final = failure.kind == "semantic" and not (self.call.model == ANY_MODEL and failure.status in NEXT_RUNG)
-        if route.provider.local and (final or len(self.routes) == 1):
+        if route.provider.local and failure.code != EMPTY and (final or len(self.routes) == 1):
             return reply  # our own engine's words, already in the caller's dialect
-        self._note(route, failure, wait)
+        self._note(route, failure, wait, headers=identity(reply))
         if final:
             raise refusal(self.attempts)
         return None
 
-    def _note(self, route: Route, failure: Failure, wait: float | None, *, asked: bool = True) -> None:
-        self.attempts.append(Attempt(route, failure, asked, wait))
+    def _note(
+        self, route: Route, failure: Failure, wait: float | None, *, asked: bool = True, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.attempts.append(Attempt(route, failure, asked, wait, headers or {}))

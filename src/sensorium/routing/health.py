@@ -3,8 +3,9 @@
     class              what it changes                                           for how long
     provider_outage    counts in the breaker of (provider, model, modality)      3 in a row open it for 30 s
     transport          the same                                                  the same
-    rate_limited       pauses the provider's bucket                              Retry-After, or 2 s doubling to 60 s
-    auth               takes the provider's routes out                           until its key changes
+    rate_limited       pauses (provider, model, modality); no breaker            Retry-After, or 2 s doubling to 60 s
+    auth               takes the provider's routes out; a key that cannot be     until its key changes
+                       sent is told as `secret_missing`
     quota_exhausted    takes the provider's routes out                           until its key changes, at most an hour
     model_unavailable  takes this route out                                      until the key changes, at most ten minutes
     semantic           nothing: the caller's own fault                           -
@@ -19,22 +20,24 @@ from dataclasses import dataclass
 
 from sensorium.routing.breaker import Breaker, Trip
 from sensorium.routing.call import Provider, Route
-from sensorium.routing.limits import Bucket
+from sensorium.routing.limits import Bucket, Pause
 from sensorium.wire.failure import Failure, FailureClass
 
 FOREVER = float("inf")
 DWELL_S: dict[FailureClass, float] = {"auth": FOREVER, "quota_exhausted": 3600.0, "model_unavailable": 600.0}
+SECRET_MISSING = "secret_missing"
 MOST_PLACES = 4096  # of which anything is remembered: open routes take any name that a caller thinks of
 Place = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Why a route is not asked now, and in how many seconds it may be (None: not by waiting)."""
+    """Why a route is not asked now, and in how many seconds it may be (None: not by waiting). `code` says it more exactly than `kind`."""
 
     kind: FailureClass
     reason: str
     retry_after_s: float | None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Mark:
     reason: str
     until: float
     key: int
+    code: str | None = None
 
 
 class Health:
@@ -55,22 +59,27 @@ class Health:
         self._trip = trip or Trip()
         self._breakers: dict[Place, Breaker] = {}
         self._buckets: dict[str, Bucket] = {}
+        self._pauses: dict[Place, Pause] = {}
         self._marks: dict[str | Place, Mark] = {}
 
     def closed_to(self, route: Route) -> Closed | None:
         """Why a call may not go to this route now; None when it may."""
         down = route.provider.down()
         if down is not None:
-            return Closed("auth" if route.provider.credential.name else "provider_outage", down, None)
-        for place in (route.provider.name, _place(route)):
+            return Closed("auth", down, None, SECRET_MISSING) if route.provider.credential.name else Closed("provider_outage", down, None)
+        for place in (route.provider.name, place_of(route)):
             mark = self._marks.get(place)
             if mark is not None and self._clock() < mark.until and mark.key == route.provider.credential.version():
-                return Closed(mark.kind, mark.reason, None if mark.until == FOREVER else mark.until - self._clock())
+                return Closed(mark.kind, mark.reason, None if mark.until == FOREVER else mark.until - self._clock(), mark.code)
         breaker = self._breaker(route)
         if breaker.state == "open":
             return Closed("provider_outage", "its last calls failed", breaker.retry_after_s)
-        wait = self._bucket(route.provider).wait_s()
+        wait = self.wait_s(route)
         return Closed("rate_limited", "its rate limit is reached", wait) if wait > 0 else None
+
+    def wait_s(self, route: Route, ahead: int = 0) -> float:
+        """Seconds until the limits of this route let a call through when `ahead` others go before it."""
+        return max(self._bucket(route.provider).wait_s(ahead), self._pause(route).wait_s())
 
     def enter(self, route: Route) -> Closed | Admission:
         """Admission of one call to a route that is open, or why it is not."""
@@ -78,10 +87,11 @@ class Health:
         if closed is not None:
             return closed
         breaker = self._breaker(route)
+        trial = breaker.state == "half_open"
         if not breaker.admit():
             return Closed("provider_outage", "another call is trying it after an outage", 1.0)
         self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
-        return Admission(self, route)
+        return Admission(self, route, trial)
 
     def state(self, route: Route) -> str:
         """One word for status pages: `open` routes are asked, `trying` ones by one call at a time, others say why not."""
@@ -90,32 +100,33 @@ class Health:
             return closed.kind
         return "trying" if self._breaker(route).state == "half_open" else "open"
 
-    def _failed(self, route: Route, version: int, failure: Failure, retry_after_s: float | None) -> float | None:
+    def _failed(self, route: Route, version: int, failure: Failure, retry_after_s: float | None, trial: bool = False) -> float | None:
         breaker, now = self._breaker(route), self._clock()
         if failure.kind in ("provider_outage", "transport"):
             breaker.failed()
             return retry_after_s
         if failure.kind == "semantic":
             breaker.succeeded()
-            self._bucket(route.provider).accepted()
+            self._pause(route).accepted()
             return None
-        breaker.released()
+        if trial:
+            breaker.released()
         if failure.kind == "rate_limited":
-            return self._bucket(route.provider).refused(retry_after_s)
-        if failure.kind == "auth":
+            return self._pause(route).refused(retry_after_s)
+        if failure.kind == "auth" and failure.code != SECRET_MISSING:
             route.provider.credential.refused(version)
-        place = _place(route) if failure.kind == "model_unavailable" else route.provider.name
+        place = place_of(route) if failure.kind == "model_unavailable" else route.provider.name
         if len(self._marks) >= MOST_PLACES:
             self._marks = {place: mark for place, mark in self._marks.items() if isinstance(place, str)}
-        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version)
+        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version, failure.code)
         return None
 
     def _breaker(self, route: Route) -> Breaker:
-        found = self._breakers.get(_place(route))
+        found = self._breakers.get(place_of(route))
         if found is None:
             if len(self._breakers) >= MOST_PLACES:
                 self._breakers = {place: breaker for place, breaker in self._breakers.items() if breaker.state != "closed"}
-            found = self._breakers[_place(route)] = Breaker(self._clock, self._trip)
+            found = self._breakers[place_of(route)] = Breaker(self._clock, self._trip)
         return found
 
     def _bucket(self, provider: Provider) -> Bucket:
@@ -124,36 +135,51 @@ class Health:
             found = self._buckets[provider.name] = Bucket(self._clock, provider.per_minute, provider.burst)
         return found
 
+    def _pause(self, route: Route) -> Pause:
+        found = self._pauses.get(place_of(route))
+        if found is None:
+            if len(self._pauses) >= MOST_PLACES:
+                self._pauses = {place: pause for place, pause in self._pauses.items() if pause.wait_s() > 0}
+            found = self._pauses[place_of(route)] = Pause(self._clock)
+        return found
+
 
 class Admission:
-    """One admitted call to a route. It ends in exactly one of its three methods; a second end is ignored.
+    """One admitted call to a route. It ends in exactly one of its four methods; a second end is ignored.
 
     A refusal concerns the key that there was at its beginning: a late answer cannot hurt a newer one.
     """
 
-    def __init__(self, health: Health, route: Route) -> None:
+    def __init__(self, health: Health, route: Route, trial: bool) -> None:
         self._health: Health | None = health
-        self._route = route
+        self._route, self._trial = route, trial
         self._version = route.provider.credential.version()
 
     def answered(self) -> None:
         """The route gave an answer."""
         if self._health is not None:
             self._health._breaker(self._route).succeeded()
-            self._health._bucket(self._route.provider).accepted()
+            self._health._pause(self._route).accepted()
         self._health = None
 
     def failed(self, failure: Failure, retry_after_s: float | None = None) -> float | None:
         """The route failed; returns the seconds after which asking again makes sense, if that is known."""
         health, self._health = self._health, None
-        return health._failed(self._route, self._version, failure, retry_after_s) if health is not None else None
+        return health._failed(self._route, self._version, failure, retry_after_s, self._trial) if health is not None else None
 
     def released(self) -> None:
         """The call ended without a verdict: its caller left."""
-        if self._health is not None:
+        if self._health is not None and self._trial:
             self._health._breaker(self._route).released()
         self._health = None
 
+    def unused(self) -> None:
+        """The call was never made: what it took of the rate limit goes back."""
+        if self._health is not None:
+            self._health._bucket(self._route.provider).put_back()
+        self.released()
 
-def _place(route: Route) -> Place:
+
+def place_of(route: Route) -> Place:
+    """What a breaker and a pause belong to."""
     return route.provider.name, route.upstream, route.modality

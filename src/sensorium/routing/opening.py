@@ -1,27 +1,35 @@
-"""The beginning of a reply, looked at before anything of it goes on: an error is understood, a stream has its first event.
+"""The beginning of a reply, looked at before anything of it goes on: an error is understood, a stream has its first event, a picture,
+sound or video is not empty, and of anything else the first byte is there.
 
 What was read is put back in front, so that the reply that goes on is the one that came, byte for byte.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import msgspec
 
 from sensorium.errors import UpstreamFailed
-from sensorium.routing.call import Reply
+from sensorium.routing.call import Call, Reply
+from sensorium.wire import emptiness
 from sensorium.wire.failure import Failure, understand
 
 ERROR_BODY = 64 * 1024  # bytes of an error that are read
 FIRST_EVENT = 1024 * 1024  # bytes in which a stream must have begun its first event
+FIRST_MEDIA = 1024 * 1024  # bytes in which a picture or video inside JSON must have begun; what is longer is passed on as it is
+SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+EMPTY = "empty_result"
+IDENTITY = ("x-upstream-request-id", "nvcf-", "x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
+NO_SOUND = ("application/json", "text/html")  # what a caller saves as speech.wav must not be one of these
 
 
-async def opened(reply: Reply) -> tuple[Reply, Failure | None]:
-    """The reply, and the failure that it tells, if it does.
+async def opened(call: Call, reply: Reply) -> tuple[Reply, Failure | None]:
+    """The reply, and the failure that it tells, if it does: an error, or a good status without a result (code `empty_result`).
 
-    An error is read whole and its connection closed. Raises UpstreamFailed for a stream that ends before its first event, and
+    A failed reply's connection is closed. Raises UpstreamFailed for a stream that ends before its first event, and
     whatever reading raises; the reply is closed then.
     """
     try:
@@ -31,16 +39,56 @@ async def opened(reply: Reply) -> tuple[Reply, Failure | None]:
             return replace(reply, chunks=_whole(body)), understand(reply.status, body)
         if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
             return await _first_event(reply)
+        if reply.status == 200 and call.method != "GET" and reply.route.modality in ("image", "video"):
+            return await _media(reply)
+        return await _first_byte(reply, sound=reply.status == 200 and call.method != "GET" and reply.route.modality == "speech")
     except BaseException:
         await reply.close()
         raise
-    return reply, None
 
 
 def retry_after(reply: Reply) -> float | None:
     """Seconds of a Retry-After header; its date form, which no model service sends, counts as absent."""
     text = reply.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() and len(text) < 7 else None
+    return float(text) if SECONDS.fullmatch(text) else None
+
+
+def identity(reply: Reply) -> dict[str, str]:
+    """The headers of an error that its provider's support asks for, and those that tell its limits."""
+    return {name: text for name, text in reply.headers.items() if name.startswith(IDENTITY)}
+
+
+async def _first_byte(reply: Reply, sound: bool) -> tuple[Reply, Failure | None]:
+    media = reply.headers.get("content-type", "")
+    if sound and media.startswith(NO_SOUND):
+        return await _empty(reply, f"it answered {media} instead of audio")
+    chunks, held = reply.chunks.__aiter__(), b""
+    async for held in chunks:
+        if held:
+            break
+    if sound and not held:
+        return await _empty(reply, "it answered without audio")
+    return replace(reply, chunks=_again(held, chunks)), None
+
+
+async def _media(reply: Reply) -> tuple[Reply, Failure | None]:
+    """JSON is read until media begins in it, or to its end; anything else has only to be there."""
+    chunks, held = reply.chunks.__aiter__(), bytearray()
+    async for chunk in chunks:
+        searched = len(held)
+        held += chunk
+        start = bytes(held[:64]).lstrip()[:1]
+        if (start and start not in (b"{", b"[")) or len(held) > FIRST_MEDIA or emptiness.embedded(held, searched):
+            break
+    else:
+        if emptiness.is_empty(held):
+            return await _empty(reply, f"it answered without a {'picture' if reply.route.modality == 'image' else 'video'}")
+    return replace(reply, chunks=_again(bytes(held), chunks)), None
+
+
+async def _empty(reply: Reply, said: str) -> tuple[Reply, Failure]:
+    await reply.close()
+    return reply, Failure("provider_outage", 502, said, EMPTY)
 
 
 async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
@@ -95,6 +143,7 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
 
 
 async def _again(held: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield held
+    if held:
+        yield held
     async for chunk in chunks:
         yield chunk

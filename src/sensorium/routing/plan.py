@@ -25,12 +25,12 @@ def plan(call: Call, catalog: Catalog) -> tuple[Route, ...]:
 
     `*` takes every route of the call's modality that can do what the call contains, but no stand-in: nobody asked for the
     well-known id; and an open route only where no model is named to it. A concrete name takes only its own routes.
-    `call.where` then puts local or hosted routes first, or leaves the others out.
-    Raises Forbidden when that leaves none, NotConfigured when nobody serves the modality, UnknownModel for a name that is not
-    served, InvalidModel when the model belongs to another door or cannot do what the call contains.
+    A private model's hosted routes are left out. `call.where` then puts local or hosted routes first, or leaves the others out.
+    Raises Forbidden, naming the policy, when that leaves none, NotConfigured when nobody serves the modality, UnknownModel for a name
+    that is not served, InvalidModel when the model belongs to another door or cannot do what the call contains.
     """
     named = _any(call, catalog) if call.model == ANY_MODEL else catalog.named(call.model, call.modality)
-    return _placed(call, _able(call, [route for route in named if _serves(call, route)]))
+    return _placed(call, _open_to(call, _able(call, [route for route in named if _serves(call, route)]), catalog))
 
 
 def _any(call: Call, catalog: Catalog) -> Sequence[Route]:
@@ -42,8 +42,20 @@ def _any(call: Call, catalog: Catalog) -> Sequence[Route]:
         )
     named = [route for route in mine if not route.open or (route.dialect == "nvidia" and route.modality in NAMELESS)]
     if not named:
-        raise InvalidModel(f"name a model: this hub's {call.modality} provider takes any, and none was set for *", param="model")
+        raise InvalidModel(
+            f"name a model: this hub's {call.modality} provider takes any, and none was set for *",
+            param="model",
+            hint="the operator sets what * means by listing `models` in the provider's table of the settings",
+        )
     return named
+
+
+def _open_to(call: Call, routes: tuple[Route, ...], catalog: Catalog) -> tuple[Route, ...]:
+    kept = tuple(route for route in routes if route.provider.local or route.id not in catalog.private)
+    if not kept:
+        message = f"{call.model} is private on this hub: it is never sent to a hosted provider, and no engine here has it"
+        raise Forbidden(message, code="private_model")
+    return kept
 
 
 def _placed(call: Call, routes: tuple[Route, ...]) -> tuple[Route, ...]:

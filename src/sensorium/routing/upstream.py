@@ -16,12 +16,11 @@ from sensorium.routing import inline, nvcf
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.payload import Payload, payload
 
-CONNECT_S = 10.0
 KEPT = (
-    *("content-type", "content-length", "content-encoding", "cache-control", "x-accel-buffering"),
+    *("content-type", "content-length", "content-encoding", "cache-control", "x-accel-buffering", "deprecation", "sunset"),
     *("retry-after", "nvcf-reqid", "nvcf-status", "x-sensorium-caption", "x-sensorium-ignored", "x-sensorium-scope"),
 )
-KEPT_PREFIX = "x-ratelimit-"
+KEPT_PREFIX = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
 
 
 class Upstream:
@@ -67,7 +66,7 @@ class Upstream:
 
     async def _asked(self, call: Call, route: Route, sent: Payload, said: Mapping[str, str]) -> Reply:
         wait = aiohttp.ClientTimeout(
-            total=None if call.stream else route.provider.timeout_s, sock_connect=CONNECT_S, sock_read=route.provider.idle_s
+            total=None if call.stream else route.provider.timeout_s, sock_connect=route.provider.connect_s, sock_read=route.provider.idle_s
         )
         try:
             response = await self._session.request(
@@ -97,6 +96,7 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     """The headers of the upstream call, the key revealed here and nowhere else."""
     plain = JSON if route.modality not in ("speech", "transcribe") else "*/*"
     said = {
+        **call.headers,
         "accept": "text/event-stream" if call.stream else plain,
         "accept-encoding": "identity",
         "user-agent": f"sensorium/{__version__}",

@@ -12,7 +12,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-FailureClass = Literal["quota_exhausted", "rate_limited", "auth", "provider_outage", "model_unavailable", "transport", "semantic"]
+FailureClass = Literal[
+    "quota_exhausted", "rate_limited", "auth", "provider_outage", "model_unavailable", "transport", "semantic", "overtaken"
+]
+"""`overtaken` is no failure of the route: another one answered first, or the call ended. No reply is ever understood as that."""
 
 LONGEST: Final = 600  # characters of an upstream's message that go on to the caller
 DEEPEST: Final = 5  # levels of an error body that are looked at
