@@ -8,13 +8,24 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from sensorium.options import AudioSettings, HostedModel, Local, ModalitySettings, ProviderSettings, Section, Server, VaultSettings
+from sensorium.options import (
+    AudioSettings,
+    CallsSettings,
+    HostedModel,
+    Local,
+    ModalitySettings,
+    ProviderSettings,
+    Section,
+    Server,
+    VaultSettings,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 BEGIN, END = "<!-- options, written by tests/test_settings_page.py -->\n", "<!-- end of options -->\n"
 TABLES: dict[str, type[Section]] = {
     "[server]": Server,
     "[vault]": VaultSettings,
+    "[calls]": CallsSettings,
     "[local]": Local,
     "[router.chat], [router.image], [router.audio], [router.video], [router.embeddings]": ModalitySettings,
     "[router.audio]": AudioSettings,

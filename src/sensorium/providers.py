@@ -142,4 +142,5 @@ def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _
         per_minute=limits.per_minute,
         burst=limits.burst,
         status_url=limits.status_url,
+        stream_usage=limits.stream_usage,
     )

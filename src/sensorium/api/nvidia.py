@@ -13,6 +13,7 @@ from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, UpstreamFailed
 from sensorium.routing.call import Call, Reply
 from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.origin import without_context
 from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, picture
 
 ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
@@ -34,7 +35,7 @@ class GenaiDoor:
         if model == "*":
             raise InvalidModel("name the model in the path: /v1/genai/<org>/<model>", param="model")
         routes = self._dispatch.catalog.named(model, "image")
-        found = jsonbody.members(await visit.whole_body())
+        found = without_context(jsonbody.members(await visit.whole_body()))
         nvidia_models.check(model, found)
         accept = visit.header("accept").split(";")[0].strip().lower()
         if accept == "image/png" and routes[0].provider.local:

@@ -13,6 +13,7 @@ from sensorium.api.auth import Auth
 from sensorium.api.visit import Visit
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unavailable
 from sensorium.exchange import Receive, Render, Send
+from sensorium.routing.origin import ORIGIN
 
 log = logging.getLogger("sensorium.hub")
 Handler = Callable[[Visit], Coroutine[Any, Any, None]]
@@ -53,9 +54,18 @@ class Router:
         elif scope["type"] == "http":
             visit = Visit(scope, receive, send, self._render(scope["path"]), self._max_body)
             began = time.perf_counter()
-            await self._answer(visit)
+            await self._recorded(visit)
             took = 1000 * (time.perf_counter() - began)
             log.info("%s %r %s %.1f ms %s", visit.method, visit.path[:200], visit.status, took, visit.request_id)
+
+    async def _recorded(self, visit: Visit) -> None:
+        """Answer, with the calls that this makes recorded as one."""
+        within = ORIGIN.set(visit.origin)
+        try:
+            await self._answer(visit)
+        finally:
+            ORIGIN.reset(within)
+            visit.origin.end(visit.status, visit.received, visit.sent)
 
     async def _answer(self, visit: Visit) -> None:
         try:
@@ -82,6 +92,7 @@ class Router:
         entry = self._find(visit)
         if not entry.public:
             visit.caller = self._auth(visit).name
+        visit.origin.door, visit.origin.caller = entry.path, visit.caller
         await visit.attended(entry.handler(visit))
 
     def _find(self, visit: Visit) -> Entry:

@@ -13,6 +13,7 @@ from sensorium.errors import UpstreamFailed
 from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
+from sensorium.wire.usage import UNKNOWN, Usage
 
 Dialect = Literal["openai", "genai", "nvidia"]
 """How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
@@ -44,6 +45,7 @@ class Provider:
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
     `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
     send. `status_url` is where NVCF jobs are polled (None: /v1/status on the host of the base URL; the key goes there too).
+    `stream_usage` tells that it may be asked for token counts on streams.
     For speech: `language` where the caller names none, `voices` as short names of voices, `speech_model` as the recogniser's internal
     name.
     """
@@ -61,6 +63,7 @@ class Provider:
     language: str | None = None
     voices: Mapping[str, str] = field(default_factory=dict)
     speech_model: str | None = None
+    stream_usage: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Reply:
     """An answer whose body is still arriving. Iterate `chunks` to the end or not, then `close` in any case.
 
     Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names, `changes` is what
-    differs between the caller's body and the one that was sent.
+    differs between the caller's body and the one that was sent, `usage()` what of its usage was seen so far.
     """
 
     status: int
@@ -150,6 +153,7 @@ class Reply:
     route: Route
     attempts: tuple[Attempt, ...] = ()
     changes: tuple[str, ...] = ()
+    usage: Callable[[], Usage] = lambda: UNKNOWN
 
     async def whole(self, cap: int = 64 * 1024 * 1024) -> bytes:
         """The body to its end, at most `cap` bytes; closes the reply. Raises UpstreamFailed when it is longer."""
@@ -167,8 +171,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One finished call: who answered (None: nobody), how it ended, seconds to the first byte and in total, bytes sent on, and
-    every route before that did not answer.
+    """One finished call: who answered (None: nobody), how it ended, seconds to the first byte and in total, bytes sent on,
+    every route before that did not answer, and what the reply said it used.
 
     `outcome` is answered, refused (an error status), failed (broke off) or client_closed.
     """
@@ -181,3 +185,4 @@ class Record:
     total_s: float
     bytes_out: int
     attempts: tuple[Attempt, ...] = ()
+    usage: Usage = UNKNOWN

@@ -15,6 +15,7 @@ from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Rout
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.health import Admission, Closed, Health
 from sensorium.routing.opening import opened, retry_after
+from sensorium.routing.origin import attributed
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import refusal
 from sensorium.wire import sse
@@ -49,7 +50,7 @@ class Dispatch:
 
         Raises what `plan` raises, and what `refusal` makes of the attempts when nobody answered.
         """
-        began = self._parts.clock()
+        call, began = attributed(call), self._parts.clock()
         walk = Walk(self._parts, call, list(plan(call, self.catalog)), began)
         try:
             reply = await walk.to_an_answer()
@@ -87,7 +88,7 @@ class Dispatch:
             nonlocal closed
             if not closed:
                 closed = True
-                done = (reply.status, outcome, first_byte, clock() - began, sent, reply.attempts)
+                done = (reply.status, outcome, first_byte, clock() - began, sent, reply.attempts, reply.usage())
                 self._parts.record(Record(walk.call, reply.route, *done))
                 await reply.close()
 

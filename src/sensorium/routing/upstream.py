@@ -13,6 +13,7 @@ from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON
 from sensorium.routing import nvcf
 from sensorium.routing.call import Call, Reply, Route
+from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
 
 CONNECT_S = 10.0
@@ -44,7 +45,7 @@ class Upstream:
         """
         sent = payload(call, route)
         if not nvcf.spoken(route):
-            return await self._asked(call, route, sent, headers(call, route, sent))
+            return metered(await self._asked(call, route, sent, headers(call, route, sent)), call, hide=sent.counted)
         patience = nvcf.Patience.of(route.provider, self._clock())
         first = await self._asked(call, route, sent, headers(call, route, sent) | patience.polling(self._clock()))
 
@@ -53,7 +54,7 @@ class Upstream:
             said = {"accept-encoding": "identity"} if poll is None else {**headers(call, route, asked), **poll}
             return await self._asked(call, route, asked, said)
 
-        return await nvcf.Job(get, self._clock, self._sleep, patience).finished(first)
+        return metered(await nvcf.Job(get, self._clock, self._sleep, patience).finished(first), call, hide=sent.counted)
 
     async def _asked(self, call: Call, route: Route, sent: Payload, said: Mapping[str, str]) -> Reply:
         wait = aiohttp.ClientTimeout(
