@@ -175,18 +175,16 @@ class Calls:
         return _read(rows[0]).shown(rows[0][0]), int(self._database.search("SELECT count(*) FROM calls WHERE id = ?", id)[0][0])
 
     def _write(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        batch = [self._waiting[place] for place in range(min(BATCH, len(self._waiting)))]
         lost, unusable = self._lost - self._lost_told, 0
-        try:
-            with self._database.write() as db:
-                for call in batch:
-                    unusable += not _inserted(db, call)
-                if lost + unusable:
-                    db.execute("UPDATE calls_lost SET count = count + ?", (lost + unusable,))
-                self._forget(db)
-        except StoreUnavailable:
-            self._waiting.extendleft(reversed(batch))
-            raise
+        with self._database.write() as db:
+            for call in batch:
+                unusable += not _inserted(db, call)
+            if lost + unusable:
+                db.execute("UPDATE calls_lost SET count = count + ?", (lost + unusable,))
+            self._forget(db)
+        for _ in batch:
+            self._waiting.popleft()
         self._lost_told += lost
         if lost + unusable:
             log.warning("the records of %d finished calls were lost", lost + unusable)
