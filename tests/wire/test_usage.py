@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 
 def passed(reading: Reading, body: bytes, cuts: list[int] | None = None) -> bytes:
     places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts or ())})
-    chunks = [body[start:end] for start, end in zip(places, places[1:], strict=False)]
+    chunks = [body[start:end] for start, end in pairwise(places)]
     return b"".join(reading.passed(chunk) for chunk in chunks) + reading.rest()
 
 

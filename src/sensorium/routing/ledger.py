@@ -109,7 +109,7 @@ def _told(attempt: Attempt, call: Call) -> dict[str, Any]:
         "provider": route.provider.name,
         "model": None if route.upstream == ANY_MODEL else route.upstream,
         "class": failure.kind,
-        "status": failure.status or None,
+        "status": failure.status or None if failure.kind != "transport" else None,
         "asked": attempt.asked,
         "message": "(it repeats the call)" if _repeats(failure.message, call) else failure.message,
         "retry_after_s": attempt.retry_after_s,
@@ -119,7 +119,7 @@ def _told(attempt: Attempt, call: Call) -> dict[str, Any]:
 def _repeats(message: str, call: Call) -> bool:
     """Whether a provider's words hold a longer piece of what it was sent: some quote the prompt that they refuse."""
     said, half = message.encode(), REPEATED // 2  # a piece holds one of half its length that begins at a multiple of that
-    sent = [bytes(raw[:LOOKED_AT]) for name, raw in call.members.items() if name != "model"]
+    sent = [bytes(memoryview(raw)[:LOOKED_AT]) for name, raw in call.members.items() if name != "model"]
     sent += [bytes(part.data[:LOOKED_AT]) for part in call.form or () if part.filename is None and part.name != "model"]
     return any(
         said[start : start + REPEATED] in member

@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ class Database:
                     self._writer.execute("ROLLBACK")
                 raise
             if self._wal_bytes() > WAL_BYTES:
-                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                with suppress(sqlite3.Error):  # the transaction stands; the next one tries again
+                    self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def read(self, sql: str, *values: Any) -> list[Any]:
         """The rows of one query, as of now. Raises StoreUnavailable."""
