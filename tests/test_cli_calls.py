@@ -126,3 +126,15 @@ def test_an_answer_of_another_program_is_one_line() -> None:
     for call in (cli_calls.table, cli_calls.explained):
         with pytest.raises(client.CallFailed, match="the hub did not send"):
             call({"data": [{"id": 3}], "lost": 0})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the hub is stopped by POSIX means")
+def test_a_hub_that_is_stopped_writes_what_waits(tmp_path: Path) -> None:
+    port = free_port()
+    with running() as site:
+        file = tmp_path / "hub.toml"
+        file.write_text(SETTINGS.format(site=f"http://{site.address}", integrate=INTEGRATE, ai=AI), "utf-8")
+        with start_hub(tmp_path, port, "--settings", str(file), SIMULATED_KEY=KEY):
+            post(f"http://127.0.0.1:{port}", "/v1/genai/black-forest-labs/flux.1-schnell", {"prompt": "a cube", "steps": 4}, "last")
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        assert connection.execute("SELECT id, outcome FROM calls").fetchall() == [("last", "answered")]
