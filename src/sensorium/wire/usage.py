@@ -16,6 +16,7 @@ TAIL: Final = 64 * 1024  # bytes of a whole reply in which its counts are looked
 FRAME: Final = 256 * 1024  # bytes of a stream's frame; a longer one goes on unread
 MOST: Final = 2**53  # a count beyond it is none
 WAV_HEADER: Final = 512
+_COUNTS: Final = re.compile(rb'"usage"\s*:\s*\{')
 _FRAME_END: Final = re.compile(rb"\r?\n\r?\n")
 _PICTURE: Final = re.compile(rb'"(?:b64_json|base64|image|url)"\s*:\s*"')
 _PICTURE_KEY: Final = 24  # bytes that such a key may need, to be found across two chunks
@@ -105,7 +106,7 @@ class EventStream:
         whole, start, kept = self._held + chunk, 0, []
         for end in _FRAME_END.finditer(whole):
             frame = whole[start : end.end()]
-            kept += [] if b'"usage"' in frame and self._read(frame) else [frame]
+            kept += [] if _COUNTS.search(frame) and self._read(frame) else [frame]
             start = end.end()
         self._held = whole[start:]
         if len(self._held) > FRAME:
