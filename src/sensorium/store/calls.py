@@ -13,8 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -73,8 +74,7 @@ class Finished:
 
     def row(self) -> tuple[Any, ...]:
         """As COLUMNS name it."""
-        plain = tuple(getattr(self, name) for name in _PLAIN)
-        return (*plain, *astuple(self.usage), *astuple(self.attribution), msgspec.json.encode(self.attempts).decode())
+        return (*_plain(self), *self.usage.counts(), *_names(self.attribution), msgspec.json.encode(self.attempts).decode())
 
     def shown(self, number: int) -> dict[str, Any]:
         """As the doors tell it. Numbers grow in the order in which calls ended."""
@@ -86,6 +86,7 @@ class Finished:
 
 _PLAIN = [one.name for one in fields(Finished)][:-3]
 _USAGE, _ATTRIBUTION = [one.name for one in fields(Usage)], [one.name for one in fields(Attribution)]
+_plain, _names = attrgetter(*_PLAIN), attrgetter(*_ATTRIBUTION)
 COLUMNS = (*_PLAIN, *_USAGE, *_ATTRIBUTION, "attempts")
 _INSERT = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _SELECT = f"SELECT number, {', '.join(COLUMNS)} FROM calls"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -34,11 +34,15 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         """Both together; what is known of one only counts as it is."""
-        return Usage(*(_sum(mine, theirs) for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Usage(*map(_sum, self.counts(), other.counts()))
 
     def updated(self, later: Usage) -> Usage:
         """What a later report says, and where it says nothing what an earlier one said."""
-        return Usage(*(mine if theirs is None else theirs for mine, theirs in zip(astuple(self), astuple(later), strict=True)))
+        return Usage(*(mine if theirs is None else theirs for mine, theirs in zip(self.counts(), later.counts(), strict=True)))
+
+    def counts(self) -> tuple[Any, ...]:
+        """All of them, in their order."""
+        return self.tokens_in, self.tokens_out, self.images, self.seconds, self.characters
 
 
 UNKNOWN: Final = Usage()
