@@ -149,7 +149,6 @@ def test_a_caller_who_hangs_up_is_one_record(hub: tuple[Hub, Calls], provider: P
     for _ in range(frames):
         provider.step.release()
         connection.getresponse().read(5)
-    assert connection.sock is not None or frames
     connection.close()
     call = only(hub[0])
     assert (call["outcome"], call["status"]) == ("client_closed", 200 if frames else 499)
