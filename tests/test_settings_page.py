@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from sensorium.options import (
     KEYS,
     AudioSettings,
+    CallsSettings,
     HostedModel,
     Local,
     ModalitySettings,
@@ -26,6 +27,7 @@ BEGIN, END = "<!-- options, written by tests/test_settings_page.py -->\n", "<!--
 TABLES: dict[str, type[Section]] = {
     "[server]": Server,
     "[vault]": VaultSettings,
+    "[calls]": CallsSettings,
     "[local]": Local,
     "[router]": RouterSettings,
     "[router.chat], [router.image], [router.audio], [router.video], [router.embeddings]": ModalitySettings,

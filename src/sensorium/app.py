@@ -17,6 +17,7 @@ import uvicorn
 from sensorium import providers
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
+from sensorium.api.calls import CallsDoor
 from sensorium.api.health import HealthDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
@@ -32,9 +33,11 @@ from sensorium.routing.call import Credential, Provider, Record, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
+from sensorium.routing.ledger import Ledger
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import Settings
+from sensorium.store.calls import DAY_S, Calls
 from sensorium.store.database import Database
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
@@ -80,7 +83,13 @@ def shipped_routes(settings: Settings, engine: EngineProcess | None = None, take
     return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
-def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], vault: Vault | None = None) -> Router:
+def router(
+    settings: Settings,
+    dispatch: Dispatch,
+    states: Callable[[], Mapping[str, str]],
+    vault: Vault | None = None,
+    calls: Calls | None = None,
+) -> Router:
     """All routes of the hub."""
     chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
     audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
@@ -114,6 +123,9 @@ def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[
             Entry("PUT", "/v1/secrets/*", secrets.put, openai.error),
             Entry("DELETE", "/v1/secrets/*", secrets.remove, openai.error),
         ]
+    if calls is not None:
+        past = CallsDoor(calls)
+        entries += [Entry("GET", "/v1/calls", past.latest, openai.error), Entry("GET", "/v1/calls/*", past.call, openai.error)]
     return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
 
 
@@ -123,7 +135,7 @@ def render(path: str) -> Render:
 
 
 def record(done: Record) -> None:
-    """Where one finished call is written down: the log, until there is a store."""
+    """A finished call's line in the log."""
     answered = (done.route.answers, done.route.provider.name) if done.route else ("nothing", "nobody")
     log.info(
         "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes%s",
@@ -141,11 +153,12 @@ class Hub:
     router: Router
 
 
-def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault) -> Hub:
-    """The hub over `send`, the transport to the models."""
+def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault, calls: Calls | None = None) -> Hub:
+    """The hub over `send`, the transport to the models; finished calls go into `calls`, without it only into the log."""
     routes = catalog(settings, engine, vault)
-    dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic), settings.router.order)
-    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault))
+    recorded = Ledger(calls, record).record if calls else record
+    dispatch = Dispatch(routes, Parts(send, recorded, Health(time.monotonic), time.monotonic), settings.router.order)
+    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault, calls))
 
 
 async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> bool:
@@ -158,11 +171,12 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
     _log_to(settings.data_dir)
     database = Database(settings.data_dir)
     vault = Vault(database, keeper(settings))
-    auditing = asyncio.create_task(vault.keep_audit())
+    calls = Calls(database, settings.calls.keep_days * DAY_S, settings.calls.keep)
+    behind = [asyncio.create_task(vault.keep_audit()), asyncio.create_task(calls.keep_writing())]
     engine = _engine(settings)
     upstream = Upstream(allow_egress=settings.server.allow_egress)
     try:
-        hub = build(settings, engine, upstream.send, vault)
+        hub = build(settings, engine, upstream.send, vault, calls)
         off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]
         if off:
             raise SettingsError(off)
@@ -179,7 +193,9 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         await upstream.close()
         if engine is not None:
             await engine.stop()
-        auditing.cancel()
+        for task in behind:
+            task.cancel()
+        calls.close()
         vault.flush()
         database.close()
 

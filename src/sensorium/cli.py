@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sensorium import __version__, cli_doctor, cli_import, cli_provider, cli_secret, cli_setup, client
+from sensorium import __version__, cli_calls, cli_doctor, cli_import, cli_provider, cli_secret, cli_setup, client
 from sensorium.cli_outcome import USAGE, fail, outcome
 
 SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -96,6 +96,32 @@ def models(
     with outcome():
         entries = _hub().models()
         print(json.dumps(entries, indent=2) if as_json else _table(entries))
+
+
+@app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="The x-request-id of the call's reply.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as it is.")] = False,
+) -> None:
+    """Tell who was asked for a finished call, who answered, and why the others did not."""
+    with outcome():
+        call = _hub().call(request_id)
+        print(json.dumps(call, indent=2) if as_json else cli_calls.explained(call))
+
+
+@app.command()
+def calls(
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many, at most 1000.")] = 20,
+    caller: Annotated[str, typer.Option(help="Only those of this caller.", show_default=False)] = "",
+    ended: Annotated[
+        str, typer.Option("--outcome", help="Only those answered, refused, failed or client_closed.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the hub's list as it is.")] = False,
+) -> None:
+    """List the latest finished calls, newest first."""
+    with outcome():
+        told = _hub().calls(limit, caller=caller, outcome=ended)
+        print(json.dumps(told, indent=2) if as_json else cli_calls.table(told))
 
 
 @app.callback(invoke_without_command=True)

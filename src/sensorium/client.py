@@ -70,6 +70,17 @@ class Hub:
             raise CallFailed(f"{self.url}/v1/models did not send a list of models; is this a Sensorium hub?")
         return [entry for entry in entries if isinstance(entry, dict)]
 
+    def calls(self, limit: int, *, caller: str = "", outcome: str = "") -> dict[str, Any]:
+        """The reply of GET /v1/calls: the last calls, newest first; only those of a caller, or of an outcome, where one is given."""
+        wanted = {"limit": str(limit)} | {name: value for name, value in (("caller", caller), ("outcome", outcome)) if value}
+        with self._call(f"/v1/calls?{urllib.parse.urlencode(wanted)}", {}) as reply:
+            return _json(reply.read())
+
+    def call(self, id: str) -> dict[str, Any]:
+        """The reply of GET /v1/calls/ID: the newest call of this id."""
+        with self._call(f"/v1/calls/{urllib.parse.quote(id, safe=':')}", {}) as reply:
+            return _json(reply.read())
+
     def see(self, image_url: str, question: str, model: str = "*") -> Iterator[str]:
         """Ask about one picture; yields the answer's text piece by piece as it is made. `image_url` is a data: or http(s) URL."""
         parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": image_url}}]

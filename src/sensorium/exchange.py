@@ -27,13 +27,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Exchange:
-    """A request and the way to answer it. `status` is 0 until an answer has begun; `peer` is the caller's address."""
+    """A request and the way to answer it. `status` is 0 until an answer has begun; `peer` is the caller's address.
+
+    `received` and `sent` are the bytes of both bodies so far.
+    """
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.peer: str | None = scope["client"][0] if scope.get("client") else None
-        self.status = 0
+        self.status = self.received = self.sent = 0
         self._headers: dict[str, str] = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in scope["headers"]}
         self._receive, self._send = receive, send
         self._body_read = asyncio.Event()
@@ -92,6 +95,7 @@ class Exchange:
     async def respond(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer; JSON unless `headers` say otherwise."""
         await self.begin(status, {"content-type": JSON, "content-length": str(len(body)), **(headers or {})})
+        self.sent += len(body)
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
@@ -103,6 +107,7 @@ class Exchange:
 
     async def send(self, data: bytes) -> None:
         """The next piece of an answer."""
+        self.sent += len(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
@@ -124,6 +129,7 @@ class Exchange:
         if not message.get("more_body", False):
             self._body_read.set()
         part: bytes = message.get("body", b"")
+        self.received += len(part)
         return part
 
     async def _hung_up(self) -> None:

@@ -117,6 +117,13 @@ class VaultSettings(Section):
     master_key_file: Path | None = Field(default=None, description="file of the master key; by default `master.key` in the data folder")
 
 
+class CallsSettings(Section):
+    """The records of finished calls."""
+
+    keep_days: float = Field(default=30.0, gt=0, description="older ones are forgotten")
+    keep: int = Field(default=200_000, ge=1, description="and so are those beyond this number, the oldest first")
+
+
 class Local(Section):
     """The models that ship in the package."""
 
@@ -178,6 +185,9 @@ class Limits(Times):
     per_minute: float | None = Field(default=None, gt=0, description='calls a minute; by default no limit, 35 for kind `"nvidia"`')
     burst: int = Field(default=10, ge=1, description="of these, how many at once")
     queue: int = Field(default=1000, ge=1, description="calls that may wait for their turn, in turn by caller; more are answered 429")
+    stream_usage: bool = Field(
+        default=True, description="ask for token counts on every chat stream; `false` for a service that refuses `stream_options`"
+    )
     status_url: BaseUrl | None = Field(default=None, description="where its long jobs are asked for; by default /v1/status on its host")
 
 

@@ -159,4 +159,5 @@ def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _
         first_byte_s=limits.first_byte_s,
         hedge_after_s=limits.hedge_after_s,
         queue=limits.queue,
+        stream_usage=limits.stream_usage,
     )

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from sensorium.errors import SettingsError
-from sensorium.options import Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
+from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 
 RESERVED = ("hub", "local")
 ROUTER = "router."
@@ -28,6 +28,7 @@ class Settings(Section):
 
     server: Server = Server()
     vault: VaultSettings = VaultSettings()
+    calls: CallsSettings = CallsSettings()
     local: Local = Local()
     router: RouterSettings = RouterSettings()
     providers: dict[str, ProviderSettings] = Field(default={})

@@ -14,6 +14,7 @@ from sensorium.errors import InvalidModel, UpstreamFailed
 from sensorium.routing.call import Call, Reply
 from sensorium.routing.catalog import RETIRED
 from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.origin import without_context
 from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, picture
 
 ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
@@ -35,7 +36,7 @@ class GenaiDoor:
         if model == "*":
             raise InvalidModel("name the model in the path: /v1/genai/<org>/<model>", param="model")
         routes = self._dispatch.catalog.named(model, "image")
-        found = jsonbody.members(await visit.whole_body())
+        found = without_context(jsonbody.members(await visit.whole_body()))
         if model not in RETIRED or any(route.id == model for route in self._dispatch.catalog.routes):
             nvidia_models.check(model, found)  # else the provider says that it is gone, rather than this hub how to call it
         accept = visit.header("accept").split(";")[0].strip().lower()

@@ -12,6 +12,7 @@ from sensorium.api.visit import Visit, origin
 from sensorium.errors import SensoriumError, Unavailable
 from sensorium.routing.call import ANY_MODEL, Call, Modality, Route
 from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.origin import without_context
 from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, parameters, retrieval, translate
 from sensorium.wire.jsonbody import Members
 
@@ -67,8 +68,9 @@ class OpenAIDoor:
 
     async def images(self, visit: Visit) -> None:
         """Draw pictures: relayed where the model speaks OpenAI, else translated to genai, one call per picture."""
-        found = jsonbody.members(await visit.whole_body())
+        found = without_context(jsonbody.members(await visit.whole_body()))
         asked = replace(_call(visit, found, "image", "images/generations"), dialects=("openai", "genai"))
+        visit.origin.asked = asked.model
         failure: SensoriumError = Unavailable("no route")
         for route in self._dispatch.plan(asked):
             call = replace(asked, model=route.id, dialects=(route.dialect,))

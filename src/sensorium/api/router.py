@@ -14,6 +14,7 @@ from sensorium.api.terms import terms
 from sensorium.api.visit import Visit
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unavailable
 from sensorium.exchange import Receive, Render, Send
+from sensorium.routing.origin import ORIGIN
 from sensorium.routing.terms import under
 
 log = logging.getLogger("sensorium.hub")
@@ -55,9 +56,18 @@ class Router:
         elif scope["type"] == "http":
             visit = Visit(scope, receive, send, self._render(scope["path"]), self._max_body)
             began = time.perf_counter()
-            await self._answer(visit)
+            await self._recorded(visit)
             took = 1000 * (time.perf_counter() - began)
             log.info("%s %r %s %.1f ms %s", visit.method, visit.path[:200], visit.status, took, visit.request_id)
+
+    async def _recorded(self, visit: Visit) -> None:
+        """Answer, with the calls that this makes recorded as one."""
+        within = ORIGIN.set(visit.origin)
+        try:
+            await self._answer(visit)
+        finally:
+            ORIGIN.reset(within)
+            visit.origin.end(visit.status, visit.received, visit.sent)
 
     async def _answer(self, visit: Visit) -> None:
         try:
@@ -82,11 +92,12 @@ class Router:
 
     async def _guarded(self, visit: Visit) -> None:
         entry = self._find(visit)
+        visit.origin.door = entry.path
         if entry.public:
             await visit.attended(entry.handler(visit))
             return
         principal = self._auth(visit)
-        visit.caller = principal.name
+        visit.caller = visit.origin.caller = principal.name
         with under(terms(visit, principal)):
             await visit.attended(entry.handler(visit))
 

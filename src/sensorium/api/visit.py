@@ -8,6 +8,7 @@ from typing import Any
 from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.routing.call import Reply
+from sensorium.routing.origin import Origin, from_headers
 from sensorium.wire import sse
 
 SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
@@ -18,7 +19,8 @@ FRAME_END = b"\n\n"
 
 class Visit(Exchange):
     """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path, `query` is what follows its `?`,
-    `raw_path` the path as it was sent, `caller` is the name of the principal, `max_body` is in bytes."""
+    `raw_path` the path as it was sent, `caller` is the name of the principal, `origin` what is recorded of this request, `max_body` is in
+    bytes."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, render: Render, max_body: int) -> None:
         super().__init__(scope, receive, send)
@@ -26,6 +28,7 @@ class Visit(Exchange):
         self.query: bytes = scope.get("query_string", b"")
         self.raw_path: bytes = scope.get("raw_path") or b""
         self.caller = ""
+        self.origin = Origin(self.request_id, from_headers(self.header))
         self._render = render
         self._max_body = max_body
 

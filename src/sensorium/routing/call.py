@@ -13,6 +13,7 @@ from sensorium.errors import UpstreamFailed
 from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
+from sensorium.wire.usage import UNKNOWN, Usage
 
 Dialect = Literal["openai", "genai", "nvidia"]
 """How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
@@ -45,7 +46,7 @@ class Provider:
     `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
     send, `queue` how many calls may wait for that. `connect_s`, `first_byte_s` (None: no limit of its own), `idle_s` and `timeout_s` bound
     each attempt; after `hedge_after_s` the next route is asked too (None: never). `status_url` is where NVCF jobs are polled (None:
-    /v1/status on the host of the base URL; the key goes there too).
+    /v1/status on the host of the base URL; the key goes there too). `stream_usage` tells that it may be asked for token counts on streams.
     For speech: `language` where the caller names none, `voices` as short names of voices, `speech_model` as the recogniser's internal
     name.
     """
@@ -67,6 +68,7 @@ class Provider:
     first_byte_s: float | None = None
     hedge_after_s: float | None = None
     queue: int = 1000
+    stream_usage: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class Reply:
     """An answer whose body is still arriving. Iterate `chunks` to the end or not, then `close` in any case.
 
     Iterating raises UpstreamFailed or DeadlineExceeded when the upstream breaks off. `headers` have lower-case names, `changes` is what
-    differs between the caller's body and the one that was sent.
+    differs between the caller's body and the one that was sent, `usage()` what of its usage was seen so far.
     """
 
     status: int
@@ -164,6 +166,7 @@ class Reply:
     route: Route
     attempts: tuple[Attempt, ...] = ()
     changes: tuple[str, ...] = ()
+    usage: Callable[[], Usage] = lambda: UNKNOWN
 
     async def whole(self, cap: int = 64 * 1024 * 1024) -> bytes:
         """The body to its end, at most `cap` bytes; closes the reply. Raises UpstreamFailed when it is longer."""
@@ -181,8 +184,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One finished call: who answered (None: nobody), how it ended, seconds to the first byte and in total, bytes sent on, and
-    every route before that did not answer.
+    """One finished call: who answered (None: nobody), how it ended, seconds to the first byte and in total, bytes sent on,
+    every route before that did not answer, and what the reply said it used.
 
     `outcome` is answered, refused (an error status), failed (broke off) or client_closed.
     """
@@ -195,3 +198,4 @@ class Record:
     total_s: float
     bytes_out: int
     attempts: tuple[Attempt, ...] = ()
+    usage: Usage = UNKNOWN

@@ -17,6 +17,7 @@ from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Rout
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.health import SECRET_MISSING, Admission, Closed, Health
 from sensorium.routing.opening import EMPTY, identity, opened, retry_after
+from sensorium.routing.origin import attributed
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import overdue, refusal
 from sensorium.routing.terms import laid_on
@@ -59,7 +60,7 @@ class Dispatch:
 
         Raises what `plan` raises, what `refusal` makes of the attempts when nobody answered, and DeadlineExceeded.
         """
-        began = self._parts.clock()
+        call, began = attributed(call), self._parts.clock()
         walk = Walk(self._parts, self._turns, call, began)
         try:
             walk.call = laid_on(call, self.order, began)
@@ -104,7 +105,7 @@ class Dispatch:
             nonlocal closed
             if not closed:
                 closed = True
-                done = (reply.status, outcome, first_byte, clock() - began, sent, reply.attempts)
+                done = (reply.status, outcome, first_byte, clock() - began, sent, reply.attempts, reply.usage())
                 try:
                     self._parts.record(Record(walk.call, reply.route, *done))
                 finally:

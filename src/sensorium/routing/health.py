@@ -26,6 +26,15 @@ from sensorium.wire.failure import Failure, FailureClass
 FOREVER = float("inf")
 DWELL_S: dict[FailureClass, float] = {"auth": FOREVER, "quota_exhausted": 3600.0, "model_unavailable": 600.0}
 SECRET_MISSING = "secret_missing"
+REACTION: dict[FailureClass, str] = {
+    "provider_outage": "3 in a row close it for 30 s",
+    "transport": "3 in a row close it for 30 s",
+    "rate_limited": "its provider pauses",
+    "auth": "its provider is out until its key changes",
+    "quota_exhausted": "its provider is out until its key changes, at most an hour",
+    "model_unavailable": "it is out until the key changes, at most ten minutes",
+    "semantic": "nothing changes: the call's own fault",
+}
 MOST_PLACES = 4096  # of which anything is remembered: open routes take any name that a caller thinks of
 Place = tuple[str, str, str]
 

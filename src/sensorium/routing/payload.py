@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Provider, Route
+from sensorium.routing.metering import counting
 from sensorium.wire import jsonbody, multipart, nvidia_models, retrieval, speech
 from sensorium.wire.multipart import Part
 from sensorium.wire.speech import Form
@@ -15,13 +16,15 @@ from sensorium.wire.speech import Form
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One upstream request: its address, its body with its media type (both None: no body), what was changed, and, where the
-    service's own word for it is not the caller's, the media type of the answer."""
+    service's own word for it is not the caller's, the media type of the answer. `counted` says that token counts were asked for
+    which the caller did not ask for."""
 
     url: str
     media: str | None
     data: bytes | None
     changes: tuple[str, ...] = ()
     answered_as: str | None = None
+    counted: bool = False
 
 
 def payload(call: Call, route: Route) -> Payload:
@@ -46,7 +49,8 @@ def _of_dialect(call: Call, route: Route) -> Payload:
     if route.dialect == "nvidia" and route.modality == "embed":
         members, changes = retrieval.embedding(call.members)
         return Payload(f"{base}/{call.operation}", JSON, jsonbody.encode(members, model=route.upstream), changes)
-    return Payload(f"{base}/{call.operation}", JSON, jsonbody.encode(call.members, model=route.upstream))
+    more = counting(call, route)
+    return Payload(f"{base}/{call.operation}", JSON, jsonbody.encode(call.members, model=route.upstream, **more), counted=bool(more))
 
 
 def _genai(call: Call, route: Route) -> bytes:

@@ -14,6 +14,7 @@ from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON
 from sensorium.routing import inline, nvcf
 from sensorium.routing.call import Call, Reply, Route
+from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
 
 KEPT = (
@@ -53,7 +54,7 @@ class Upstream:
         """
         sent = await inline.fitted(payload(call, route), route, self._fetch)
         if not nvcf.spoken(route):
-            return await self._asked(call, route, sent, headers(call, route, sent))
+            return metered(await self._asked(call, route, sent, headers(call, route, sent)), call, hide=sent.counted)
         patience = nvcf.Patience.of(route.provider, self._clock())
         first = await self._asked(call, route, sent, headers(call, route, sent) | patience.polling(self._clock()))
 
@@ -62,7 +63,7 @@ class Upstream:
             said = {"accept-encoding": "identity"} if poll is None else {**headers(call, route, asked), **poll}
             return await self._asked(call, route, asked, said)
 
-        return await nvcf.Job(get, self._clock, self._sleep, patience).finished(first)
+        return metered(await nvcf.Job(get, self._clock, self._sleep, patience).finished(first), call, hide=sent.counted)
 
     async def _asked(self, call: Call, route: Route, sent: Payload, said: Mapping[str, str]) -> Reply:
         wait = aiohttp.ClientTimeout(

@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Database:
 
     def __init__(self, folder: Path, schema: Path = SCHEMA) -> None:
         self.path = folder / FILE
-        self._writing, self._reading, self._held = threading.RLock(), threading.Lock(), 0
+        self._writing, self._reading, self._searching, self._held = threading.RLock(), threading.Lock(), threading.Lock(), 0
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with ExitStack() as opening:
@@ -67,7 +67,9 @@ class Database:
                     self._writer = connecting.enter_context(closing(_connected(self.path)))
                     self._migrate(schema)
                     self._reader = connecting.enter_context(closing(_connected(self.path)))
-                    self._reader.execute("PRAGMA query_only = ON")
+                    self._searcher = connecting.enter_context(closing(_connected(self.path)))
+                    for reader in (self._reader, self._searcher):
+                        reader.execute("PRAGMA query_only = ON")
                     self._connections = connecting.pop_all()
                 opening.pop_all()
         except (OSError, sqlite3.Error) as error:
@@ -100,12 +102,18 @@ class Database:
                     self._writer.execute("ROLLBACK")
                 raise
             if self._wal_bytes() > WAL_BYTES:
-                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                with suppress(sqlite3.Error):  # the transaction stands; the next one tries again
+                    self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def read(self, sql: str, *values: Any) -> list[Any]:
         """The rows of one query, as of now. Raises StoreUnavailable."""
         with self._reading, _told("read"):
             return self._reader.execute(sql, values).fetchall()
+
+    def search(self, sql: str, *values: Any) -> list[Any]:
+        """As `read`, for queries that may take long: those who `read` meanwhile do not wait. Raises StoreUnavailable."""
+        with self._searching, _told("read"):
+            return self._searcher.execute(sql, values).fetchall()
 
     def changes(self) -> int:
         """A number that differs from the last one when anybody has committed since; costs microseconds. Raises StoreUnavailable."""

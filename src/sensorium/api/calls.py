@@ -1,0 +1,100 @@
+"""The door to the records of finished calls, for administrators. No record holds what was said or drawn."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from sensorium.api.secrets import ADMINISTRATORS
+from sensorium.api.visit import Visit
+from sensorium.errors import BadRequest, Forbidden, NotFound
+from sensorium.routing.health import REACTION
+from sensorium.store.calls import Calls
+from sensorium.store.database import StoreUnavailable
+
+FILTERS = ("limit", "before", "caller", "outcome")
+OUTCOMES = ("answered", "refused", "failed", "client_closed")
+USUAL, MOST = 50, 1000
+LAST = 2**63 - 1
+
+
+class CallsDoor:
+    """Handlers of /v1/calls."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def latest(self, visit: Visit) -> None:
+        """GET /v1/calls: the last calls, newest first. Raises BadRequest for a filter that is none."""
+        _require_administrator(visit)
+        limit, before, caller, outcome = _filters(visit.query)
+
+        def read() -> dict[str, Any]:
+            self._write_the_waiting()
+            found = self._calls.latest(limit + 1, before, caller=caller, outcome=outcome)
+            data = [_reacted(call) for call in found[:limit]]
+            return {"object": "list", "data": data, "has_more": len(found) > limit, "lost": self._calls.lost()}
+
+        await _answer(visit, await asyncio.to_thread(read))
+
+    async def call(self, visit: Visit) -> None:
+        """GET /v1/calls/ID: the newest call of this id, and how many there are in `count`. Raises NotFound."""
+        _require_administrator(visit)
+        id = visit.params[0]
+
+        def read() -> tuple[dict[str, Any] | None, int]:
+            self._write_the_waiting()
+            return self._calls.named(id)
+
+        found, count = await asyncio.to_thread(read)
+        if found is None:
+            raise NotFound(
+                f"there is no record of a call {id[:128]}",
+                code="unknown_call",
+                hint="a call that was refused before it reached a provider leaves none, and old ones are forgotten",
+            )
+        await _answer(visit, {**_reacted(found), "count": count})
+
+    def _write_the_waiting(self) -> None:
+        with suppress(StoreUnavailable):  # then what is written is told
+            self._calls.flush()
+
+
+def _filters(query: bytes) -> tuple[int, int | None, str | None, str | None]:
+    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    for name in given:
+        if name not in FILTERS:
+            raise BadRequest(f"{name[:80]!r} is no filter of calls; there are {', '.join(FILTERS)}", param=name[:80])
+    outcome = given.get("outcome") or None
+    if outcome is not None and outcome not in OUTCOMES:
+        raise BadRequest(f"outcome is {outcome[:80]!r}; it is one of {', '.join(OUTCOMES)}", param="outcome")
+    limit = _number(given, "limit", MOST)
+    return limit or USUAL, _number(given, "before", LAST), given.get("caller") or None, outcome
+
+
+def _number(given: dict[str, str], name: str, most: int) -> int | None:
+    text = given.get(name, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= most):
+        raise BadRequest(f"{name} is {text[:80]!r}; it is a whole number from 1 to {most}", param=name)
+    return int(text)
+
+
+def _reacted(call: dict[str, Any]) -> dict[str, Any]:
+    """The call with what each failed attempt changes for those that follow."""
+    attempts = [{**attempt, "reaction": REACTION.get(attempt["class"]) if attempt["asked"] else None} for attempt in call["attempts"]]
+    return {**call, "attempts": attempts}
+
+
+def _require_administrator(visit: Visit) -> None:
+    if visit.caller not in ADMINISTRATORS:
+        raise Forbidden("this token may not read the records of calls: it lacks the scope admin", code="missing_scope")
+
+
+async def _answer(visit: Visit, told: dict[str, Any]) -> None:
+    await visit.answer(msgspec.json.encode(told), {"cache-control": "no-store"})
