@@ -26,7 +26,7 @@ ORDER = (
         "jobs",
         "api",
     ),
-    *("providers", "overview", "probe", "app", "client"),
+    *("providers", "overview", "probe", "live", "status", "app", "client"),
     *("cli_outcome", "cli_secret", "cli_doctor", "cli_import", "cli_provider", "cli_setup", "cli"),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {

@@ -46,10 +46,13 @@ def serve(
         # Start-up cost: the hub and its web server take longer to import than every other command takes to run.
         from sensorium import app as hub
         from sensorium import settings as config
+        from sensorium.live import Source
         from sensorium.overview import required
 
-        chosen = config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
-        hub.serve(chosen, lambda text: print(text, flush=True), required(require))
+        def read() -> config.Settings:
+            return config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
+
+        hub.serve(Source(settings, read), lambda text: print(text, flush=True), required(require))
 
 
 @app.command()

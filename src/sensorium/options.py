@@ -106,6 +106,9 @@ class Server(Section):
     data_dir: Path | None = Field(default=None, description="folder of what the hub keeps; by default the user's data folder")
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="a longer request body is answered 413")
     grace_s: float = Field(default=20.0, ge=0, le=600, description="how long a stopping hub waits for calls in flight")
+    probe_at_start: bool = Field(
+        default=True, description="try every provider once after the start, and again when it or its key is changed"
+    )
     allow_egress: tuple[HostPort, ...] = Field(default=(), description="private addresses that image URLs may name, as `HOST:PORT`")
 
 

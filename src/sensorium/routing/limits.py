@@ -29,6 +29,12 @@ class Bucket:
         self._refused = 0
         self._jitter = jitter
 
+    @property
+    def tokens(self) -> float | None:
+        """How many calls may go at once now; None when there is no limit."""
+        self._fill()
+        return None if self._rate is None else self._tokens
+
     def wait_s(self) -> float:
         """Seconds until a call may go; 0 when one may go now."""
         self._fill()
