@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sensorium import __version__, cli_doctor, cli_import, cli_provider, cli_secret, cli_setup, client
+from sensorium import __version__, cli_doctor, cli_import, cli_provider, cli_secret, cli_set, cli_setup, client
 from sensorium.cli_outcome import USAGE, fail, outcome
 
 SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -101,6 +101,22 @@ def models(
         print(json.dumps(entries, indent=2) if as_json else _table(entries))
 
 
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the hub's answer as it is.")] = False,
+) -> None:
+    """Show what works in a running hub, and why the rest does not."""
+    with outcome():
+        told = _hub().status()
+        if as_json:
+            print(json.dumps(told, indent=2))
+            return
+        # Start-up cost: the table takes longer to import than the other commands take to run.
+        from sensorium.cli_status import table
+
+        print(table(told))
+
+
 @app.callback(invoke_without_command=True)
 def root(ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -183,6 +199,7 @@ def nvidia(
 
 
 app.command()(cli_setup.init)
+app.command("set")(cli_set.set_option)
 app.command()(cli_doctor.doctor)
 app.command("import-env")(cli_import.import_env)
 app.add_typer(cli_provider.app, name="provider")

@@ -70,6 +70,14 @@ class Hub:
             raise CallFailed(f"{self.url}/v1/models did not send a list of models; is this a Sensorium hub?")
         return [entry for entry in entries if isinstance(entry, dict)]
 
+    def status(self) -> dict[str, Any]:
+        """The answer of GET /v1/status."""
+        with self._call("/v1/status", {}) as reply:
+            told = _json(reply.read())
+        if told.get("object") != "status":
+            raise CallFailed(f"{self.url}/v1/status did not send a status; is this a Sensorium hub?")
+        return told
+
     def see(self, image_url: str, question: str, model: str = "*") -> Iterator[str]:
         """Ask about one picture; yields the answer's text piece by piece as it is made. `image_url` is a data: or http(s) URL."""
         parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": image_url}}]

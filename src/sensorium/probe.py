@@ -132,7 +132,7 @@ class Prober:
         result = await _probed(route, self._send, False, self._health, AT_START_S)
         if self._looked.get(place) is mine:
             self._looked[place] = replace(mine, at=self._clock(), result=result)
-        log.log(logging.WARNING if result.broken else logging.INFO, "%s, %s: %s: %s", *place, result.state, result.detail)
+        log.log(logging.WARNING if result.state == "fails" else logging.INFO, "%s, %s: %s: %s", *place, result.state, result.detail)
 
 
 @dataclass(frozen=True, slots=True)
