@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sensorium.cli_outcome import USAGE, fail, outcome
+from sensorium.errors import SettingsError
 
 if TYPE_CHECKING:
     from sensorium.settings import Settings
@@ -28,18 +29,19 @@ def set_option(
         # Start-up cost: the settings take longer to import than most commands take to run.
         from sensorium import settings_text as text
         from sensorium.live import settled
-        from sensorium.settings import load_for_vault
 
-        before = load_for_vault(settings if settings.exists() else None, ctx.obj)
         changed = settings.read_text("utf-8") if settings.exists() else ""
         for one in given:
             path, equals, value = one.partition("=")
             if not equals or "." not in path:
                 fail(f"{one!r}: write it as TABLE.OPTION=VALUE, such as router.audio.url=https://host/v1/audio", USAGE)
             changed = text.assigned(changed, path.strip(), _value(value.strip()))
+        before = _loaded(settings, ctx.obj)
         written = text.replaced(settings, changed, ctx.obj)
         print(f"{settings}: {', '.join(one.partition('=')[0].strip() for one in given)} set")
-        _tell_keys(settings, before, written)
+        for name in written.secrets:
+            if name not in before.secrets:
+                print(f"its key:  sensorium secret --settings {settings} put {name}   # goes to {', '.join(written.hosts_of(name))}")
         _, fixed = settled(before, written)
         print(f"these wait for the hub's restart: {', '.join(fixed)}" if fixed else TAKEN_OVER)
 
@@ -54,7 +56,12 @@ def _value(text: str) -> Any:
     return found["value"] if list(found) == ["value"] else text
 
 
-def _tell_keys(settings: Path, before: Settings, written: Settings) -> None:
-    new: Sequence[str] = [name for name in written.secrets if name not in before.secrets]
-    for name in new:
-        print(f"its key:  sensorium secret --settings {settings} put {name}   # goes to {', '.join(written.hosts_of(name))}")
+def _loaded(file: Path, environ: Mapping[str, str]) -> Settings:
+    """The settings in the file; those of an empty one, when there is none or when it does not load, which may be why it is changed."""
+    # Start-up cost: the settings take longer to import than most commands take to run.
+    from sensorium.settings import load_for_vault
+
+    try:
+        return load_for_vault(file if file.exists() else None, environ)
+    except SettingsError:
+        return load_for_vault(None, environ)
