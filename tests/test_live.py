@@ -121,6 +121,7 @@ def test_what_cannot_be_applied_is_not_in_force(tmp_path: Path) -> None:
     before = file.live.current
     file.watched(lambda: file.write(MOVED), nothing, nothing)
     assert file.live.current is before
+    assert file.live.problems == ["it could not be taken over; the log says why"]
 
 
 def test_a_file_is_taken_over_once_it_rests(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class LiveSettings:
         except SettingsError:
             pass
         except Exception:  # outermost: the hub goes on, and so does the watch
+            self.problems = ["it could not be taken over; the log says why"]
             log.exception("%s could not be taken over", self.file)
 
 

@@ -95,6 +95,9 @@ class Status:
 
     def _route(self, route: Route) -> dict[str, Any]:
         condition, found = self.health.condition(route), self.prober.found(route)
+        engine = next((one for one in self.engines if one.name == route.provider.name), None)
+        if condition.state == "open" and engine is not None and engine.state != "ready":
+            condition = replace(condition, reason=f"its engine is {engine.state}; calls wait for it")
         return {
             "model": route.id,
             "provider": route.provider.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,6 +16,7 @@ from sensorium.api.auth import Auth, Principal
 from sensorium.api.router import Entry, Router
 from sensorium.api.status import StatusDoor
 from sensorium.api.visit import Visit
+from sensorium.engines.supervisor import EngineProcess
 from sensorium.live import Source
 from sensorium.settings import load
 from sensorium.store.database import Database
@@ -175,6 +177,18 @@ def test_a_call_in_flight_ends_on_its_old_route(tmp_path: Path, provider: Provid
         for _ in range(20):
             provider.step.release()
         assert b"[DONE]" in begun + reply.read()
+
+
+def test_a_route_whose_engine_is_not_ready_says_so(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        vault = Vault(database, KeyFile(tmp_path / "master.key"))
+        engine = EngineProcess("local", list(app.shipped_models()), environment={})
+        try:
+            told = app.build(load(None, {}, data_dir=tmp_path), engine, LazyUpstream().send, vault).status.report()
+        finally:
+            asyncio.run(engine.stop())
+    assert {(one["state"], one["reason"]) for one in told["routes"]} == {("open", "its engine is stopped; calls wait for it")}
+    assert told["engines"] == {"local": {"state": "stopped", "restarts": 0, "problems": []}}
 
 
 def test_both_doors_need_the_token_and_the_second_an_administrator(tmp_path: Path, at: str) -> None:
