@@ -194,19 +194,22 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         vault = Vault(database, keeper(settings))
         stopping.callback(_flush, vault)
         _beside(stopping, vault.keep_audit())
-        engine, upstream = _engine(settings), Upstream()
+        engine = _engine(settings)
         if engine is not None:
             stopping.push_async_callback(engine.stop)
-            await engine.start()
+        upstream = Upstream()
         stopping.push_async_callback(upstream.close)
         hub = build(settings, engine, upstream.send, vault, source)
+        _insist(require, hub.status)  # as far as settings and keys tell
+        _follow(stopping, hub.status.live)
+        if engine is not None:
+            await engine.start()
         if settings.server.probe_at_start:
             _beside(stopping, hub.prober.keep(lambda: hub.dispatch.catalog.routes))
         started = _beside(stopping, _started(engine, hub.prober if settings.server.probe_at_start else None))
         if require:
             await asyncio.wait({started}, timeout=AT_START_S + TABLE_WAIT_S)
             _insist(require, hub.status)
-        _follow(stopping, hub.status.live)
         server = Server(_uvicorn(settings, hub.router))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping.push_async_callback(_stopped, server, serving)
