@@ -42,7 +42,9 @@ def start_hub(data_dir: Path, port: int, *arguments: str, **environment: str) ->
     said = data_dir / "said.txt"
     with said.open("wb") as output:
         command = hub_command(data_dir, port, *arguments)
-        process = subprocess.Popen(command, env=hub_environment(**environment), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=hub_environment(**environment), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}", process, said)
         yield process

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,16 +25,22 @@ from PIL import Image
 
 from sensorium import app
 from sensorium.engines.supervisor import EngineProcess
+from sensorium.options import Local
 from sensorium.routing.call import Call, Record
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import load
+from sensorium.store.database import Database, StoreUnavailable
+from sensorium.store.vault import Vault
 from sensorium.wire import jsonbody
 from tests.hub_process import free_port, hub_command, hub_environment, running_hub, start_hub
+from tests.simulators.site import AI
+from tests.simulators.site import running as site
 
 FLUX_DEV = "black-forest-labs/flux.1-dev"
 DEV = f"/v1/genai/{FLUX_DEV}"
+REFUSED = "403 auth: Authorization failed; replace the key IMAGE_KEY"
 
 
 def post(url: str, path: str, body: Any) -> dict[str, Any]:
@@ -154,3 +161,90 @@ def test_a_hub_that_misses_a_required_modality_does_not_start(tmp_path: Path) ->
     done = subprocess.run(command, env=hub_environment(), capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "sensorium: video is required: not configured; turn on: router.video (URL + key)\n"
+
+
+def get(url: str, path: str) -> Any:
+    with urllib.request.urlopen(url + path, timeout=10) as reply:
+        return json.load(reply)
+
+
+def listed(url: str) -> set[str]:
+    return {model["id"] for model in get(url, "/v1/models")["data"]}
+
+
+def chat_table(*models: str, url: str = "http://127.0.0.1:9/v1", tried: bool = False) -> str:
+    """Settings without an engine, and with a chat provider; `tried` lets the hub call it after the start."""
+    hub = f"[local]\nenabled = false\n[server]\nprobe_at_start = {json.dumps(tried)}\n"
+    return hub + f'[router.chat]\nurl = "{url}"\nkey = "none"\nmodels = {json.dumps(models)}\n'
+
+
+def test_a_changed_settings_file_is_taken_over_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "hub.toml"
+    file.write_text(chat_table("one"), "utf-8")
+    with running_hub(tmp_path, "--settings", str(file)) as url:
+        assert listed(url) == {"one"}
+        file.write_text(chat_table("one", "two"), "utf-8")
+        eventually(lambda: listed(url) == {"one", "two"})
+        file.write_text("[router.chat\n", "utf-8")
+        eventually(lambda: "not valid TOML" in " ".join(get(url, "/v1/status")["settings"]["problems"]))
+        assert listed(url) == {"one", "two"}
+    assert "is not taken over, the settings before go on" in (tmp_path / "said.txt").read_text("utf-8")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP on this system")
+def test_sighup_takes_the_settings_file_over(tmp_path: Path) -> None:
+    file, port = tmp_path / "hub.toml", free_port()
+    file.write_text(chat_table("one"), "utf-8")
+    with start_hub(tmp_path, port, "--settings", str(file)) as process:
+        before = file.stat()
+        file.write_text(chat_table("two"), "utf-8")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # so that its watch sees nothing
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: listed(f"http://127.0.0.1:{port}") == {"two"})
+
+
+def test_a_hub_says_at_start_whose_key_is_refused_and_its_first_caller_is_told_at_once(tmp_path: Path) -> None:
+    with site() as simulated:
+        file = tmp_path / "hub.toml"
+        image_url = f"http://{simulated.address}{AI}/v1/genai"
+        file.write_text(f'[local]\nenabled = false\n[router.image]\nurl = "{image_url}"\nkey_env = "IMAGE_KEY"\n', "utf-8")
+        with running_hub(tmp_path, "--settings", str(file), IMAGE_KEY="nvapi-wrong") as url:
+            eventually(lambda: REFUSED in (tmp_path / "said.txt").read_text("utf-8"))
+            told = get(url, "/v1/status")["modalities"]["image"]
+            calls = len(simulated.get("/simulator/calls").json)
+            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+                post(url, DEV, {"prompt": "a red cube", "steps": 5, "seed": 0})
+            refused.value.close()
+            assert len(simulated.get("/simulator/calls").json) == calls
+    assert (told["on"], told["detail"]) == (False, f"router.image: {REFUSED}")
+
+
+def test_a_required_modality_whose_provider_cannot_be_reached_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "hub.toml"
+    file.write_text(chat_table("one", url=f"http://127.0.0.1:{free_port()}/v1", tried=True), "utf-8")
+    command = hub_command(tmp_path, 0, "--settings", str(file), "--require", "chat")
+    done = subprocess.run(command, env=hub_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sensorium: chat is required: router.chat: router.chat cannot be reached" in done.stderr
+
+
+def test_a_store_that_fails_at_the_stop_does_not_keep_the_rest_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[str] = []
+
+    def broken(vault: Vault) -> None:
+        raise StoreUnavailable("the disk is gone")
+
+    def close(database: Database) -> None:
+        closed.append("database")
+        whole(database)
+
+    whole = Database.close
+    monkeypatch.setattr(Vault, "flush", broken)
+    monkeypatch.setattr(Database, "close", close)
+    monkeypatch.setattr(app, "_log_to", lambda folder: None)
+    settings = load(None, {}, data_dir=tmp_path, port=free_port()).model_copy(update={"local": Local(enabled=False)})
+    assert asyncio.run(app.run(settings, lambda table: signal.raise_signal(signal.SIGTERM))) is False
+    assert closed == ["database"]
+    assert "the last uses of secrets are missing in the audit: the disk is gone" in caplog.text

@@ -27,8 +27,8 @@ ORDER = (
         "jobs",
         "api",
     ),
-    *("providers", "overview", "probe", "app", "client"),
-    *("cli_outcome", "cli_calls", "cli_secret", "cli_doctor", "cli_import", "cli_provider", "cli_setup", "cli"),
+    *("providers", "overview", "probe", "live", "status", "app", "client"),
+    *("cli_outcome", "cli_calls", "cli_secret", "cli_doctor", "cli_import", "cli_set", "cli_status", "cli_provider", "cli_setup", "cli"),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "app": {*ORDER[: ORDER.index("app") + 1], "engines"},

@@ -18,7 +18,7 @@ def line(text: str, start: str) -> str:
 
 
 def test_it_tells_stand_ins_modalities_and_switches() -> None:
-    told = overview("http://127.0.0.1:8789", ROUTES, token=False, log=Path("hub.log"))
+    told = overview("http://127.0.0.1:8789", ROUTES, standings(ROUTES), token=False, log=Path("hub.log"))
     assert "STAND-IN, answered by sensorium/flow" in line(told, "black-forest-labs/flux.1-dev")
     assert "* = sensorium/flow" in line(told, "image")
     assert "off  not configured; turn on: router.chat (URL + key)" in line(told, "chat ")
@@ -34,9 +34,11 @@ def test_a_modality_is_on_when_one_of_its_routes_can_be_asked_and_says_what_is_o
     (both,) = standings([image("*", out), *ROUTES])[1:2]
     assert (both.on, both.trouble) == (True, ("router.image: there is no secret nvidia-image",))
     assert both.said == "* = sensorium/flow"
-    told = overview("http://h", [image("*", provider("https://x", "router.image"))], token=False, log=Path("hub.log"))
-    assert "any name at router.image" in told.partition("modalities")[2]
+    (open_one,) = standings([image("*", provider("https://x", "router.image"))])[1:2]
+    assert open_one.said == "any name at router.image"
+    (tried,) = standings([image("*", provider("https://x", "router.image"))], lambda route: "403 auth: no")[1:2]
+    assert (tried.on, tried.said) == (False, "router.image: 403 auth: no")
 
 
 def test_it_never_shows_a_token() -> None:
-    assert 'export MAC_API_TOKEN="..."' in overview("http://h", [], token=True, log=Path("hub.log"))
+    assert 'export MAC_API_TOKEN="..."' in overview("http://h", [], [], token=True, log=Path("hub.log"))

@@ -98,6 +98,30 @@ def test_a_key_that_is_no_name_is_refused_without_repeating_it(tmp_path: Path, k
     assert "pasted" not in str(caught.value)
 
 
+def test_a_key_in_the_place_of_a_variables_name_is_refused_without_repeating_it(tmp_path: Path) -> None:
+    path = write(tmp_path, HOSTED.format(name="a", url="https://x/v1", more='key_env = "sk-pasted"'))
+    with pytest.raises(SettingsError, match=r"providers\.a\.key_env: must be the name of an environment variable") as caught:
+        load(path, {})
+    assert "pasted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '[router.chat]\nurl = "https://x/v1"\ntimeout_s = "soon"\n',
+            "router.chat.timeout_s: .* a valid number.*; it is 'soon'$",
+        ),
+        ("[server]\nport = 70000\n", "server.port: Input should be less than or equal to 65535; it is 70000$"),
+        ('[router.chat]\nurl = "nvapi-pasted"\n', "router.chat.url: must look like https://host/v1, without user, query or fragment$"),
+        ('[router.chat]\nurl = "https://x/v1"\nkeys = "pasted"\n', "router.chat.keys: unknown key$"),
+    ],
+)
+def test_a_problem_names_the_setting_the_value_and_what_is_expected(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load(write(tmp_path, text), {})
+
+
 def test_a_provider_names_its_key_once(tmp_path: Path) -> None:
     path = write(tmp_path, HOSTED.format(name="a", url="https://x/v1", more='key = "secret:a"\nkey_env = "A"'))
     with pytest.raises(SettingsError, match="key and key_env both name a key; keep one"):

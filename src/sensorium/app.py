@@ -6,11 +6,14 @@ import asyncio
 import json
 import logging
 import logging.handlers
+import os
+import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -23,11 +26,14 @@ from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
 from sensorium.api.router import Entry, Router
 from sensorium.api.secrets import SecretsDoor
+from sensorium.api.status import StatusDoor
 from sensorium.api.video import VideoDoor
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
 from sensorium.exchange import Render
-from sensorium.overview import overview, standings
+from sensorium.live import Change, LiveSettings, Source
+from sensorium.overview import overview
+from sensorium.probe import AT_START_S, Prober
 from sensorium.routing import shipped
 from sensorium.routing.call import Credential, Provider, Record, Route
 from sensorium.routing.catalog import Catalog
@@ -35,10 +41,12 @@ from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.ledger import Ledger
 from sensorium.routing.shipped import ShippedModel
+from sensorium.routing.under_way import UnderWay
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import Settings
+from sensorium.status import Status
 from sensorium.store.calls import DAY_S, Calls
-from sensorium.store.database import Database
+from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
 from sensorium.webserver import Server, address, listen
@@ -88,9 +96,10 @@ def router(
     dispatch: Dispatch,
     states: Callable[[], Mapping[str, str]],
     vault: Vault | None = None,
+    status: Status | None = None,
     calls: Calls | None = None,
 ) -> Router:
-    """All routes of the hub."""
+    """All routes of the hub; the operator's only where there are a vault and a status."""
     chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
     audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
     entries = [
@@ -115,9 +124,13 @@ def router(
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]
-    if vault is not None:
-        secrets = SecretsDoor(vault, settings.hosts_of)
+    if vault is not None and status is not None:
+        live = status.live
+        secrets = SecretsDoor(vault, lambda name: live.current.hosts_of(name))
+        operation = StatusDoor(status.report, live.reloaded)
         entries += [
+            Entry("GET", "/v1/status", operation.status, openai.error),
+            Entry("POST", "/v1/settings/reload", operation.reload, openai.error),
             Entry("GET", "/v1/secrets", secrets.entries, openai.error),
             Entry("GET", "/v1/secrets/*", secrets.entry, openai.error),
             Entry("PUT", "/v1/secrets/*", secrets.put, openai.error),
@@ -135,7 +148,7 @@ def render(path: str) -> Render:
 
 
 def record(done: Record) -> None:
-    """A finished call's line in the log."""
+    """Where one finished call is written down: the log, until there is a store."""
     answered = (done.route.answers, done.route.provider.name) if done.route else ("nothing", "nobody")
     log.info(
         "call %s by %s: %s -> %s on %s: %s %s, first byte %.0f ms, total %.0f ms, %d bytes%s",
@@ -149,61 +162,140 @@ def record(done: Record) -> None:
 class Hub:
     """The parts that `run` needs to know."""
 
-    catalog: Catalog
     router: Router
+    dispatch: Dispatch
+    prober: Prober
+    status: Status
 
 
-def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault, calls: Calls | None = None) -> Hub:
-    """The hub over `send`, the transport to the models; finished calls go into `calls`, without it only into the log."""
-    routes = catalog(settings, engine, vault)
+def build(
+    settings: Settings,
+    engine: EngineProcess | None,
+    send: Send,
+    vault: Vault,
+    source: Source | None = None,
+    calls: Calls | None = None,
+) -> Hub:
+    """The hub over `send`, the transport to the models.
+
+    `source` is where its settings come from; finished calls go into `calls`, without it only into the log.
+    """
+    under_way, health, clock = UnderWay(send), Health(time.monotonic), time.monotonic
     recorded = Ledger(calls, record).record if calls else record
-    dispatch = Dispatch(routes, Parts(send, recorded, Health(time.monotonic), time.monotonic), settings.router.order)
-    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault, calls))
+    dispatch = Dispatch(catalog(settings, engine, vault), Parts(under_way, recorded, health, clock), settings.router.order)
+    prober = Prober(send, health, clock)
+
+    def take_over(after: Settings, change: Change) -> None:
+        dispatch.catalog, dispatch.order = catalog(after, engine, vault), after.router.order
+        health.forget(change.providers)
+        whole.max_body = after.server.max_body_bytes
+
+    live = LiveSettings(settings, source, take_over, time.time)
+    engines = [engine] if engine else []
+    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, engines, clock, clock())
+    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, vault, status, calls)
+    return Hub(whole, dispatch, prober, status)
 
 
-async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> bool:
+async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = (), source: Source | None = None) -> bool:
     """Serve until told to stop: the engine first, then the hub; at the end the other way round. True when Ctrl-C stopped it.
 
-    `say` gets the start-up table, once the engine is ready or has failed. Raises SettingsError when the address cannot be had, or a
-    modality that is in `require` is off.
+    `say` gets the start-up table, once the engine and the first tries of the providers have ended, or a while after the start.
+    Raises SettingsError when the address cannot be had, or a modality that is in `require` is off.
     """
-    listener = listen(settings.server.host, settings.server.port, "server.port")
-    _log_to(settings.data_dir)
-    database = Database(settings.data_dir)
-    vault = Vault(database, keeper(settings))
-    calls = Calls(database, settings.calls.keep_days * DAY_S, settings.calls.keep)
-    behind = [asyncio.create_task(vault.keep_audit()), asyncio.create_task(calls.keep_writing())]
-    engine = _engine(settings)
-    upstream = Upstream(allow_egress=settings.server.allow_egress)
-    try:
-        hub = build(settings, engine, upstream.send, vault, calls)
-        off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]
-        if off:
-            raise SettingsError(off)
-        server = Server(_uvicorn(settings, hub.router))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+    async with AsyncExitStack() as stopping:  # backwards, each step whatever became of those before
+        listener = listen(settings.server.host, settings.server.port, "server.port")
+        stopping.callback(listener.close)
+        _log_to(settings.data_dir)
+        database = Database(settings.data_dir)
+        stopping.callback(database.close)
+        vault = Vault(database, keeper(settings))
+        stopping.callback(_flush, vault)
+        _beside(stopping, vault.keep_audit())
+        calls = Calls(database, settings.calls.keep_days * DAY_S, settings.calls.keep)
+        stopping.callback(calls.close)
+        _beside(stopping, calls.keep_writing())
+        engine = _engine(settings)
+        if engine is not None:
+            stopping.push_async_callback(engine.stop)
+        upstream = Upstream(allow_egress=settings.server.allow_egress)
+        stopping.push_async_callback(upstream.close)
+        hub = build(settings, engine, upstream.send, vault, source, calls)
+        _insist(require, hub.status)  # as far as settings and keys tell
+        _follow(stopping, hub.status.live)
         if engine is not None:
             await engine.start()
-            with suppress(SettingsError, Unavailable):  # the table says which of the two it was
-                await engine.wait_ready(TABLE_WAIT_S)
-        say(overview(address(listener), hub.catalog.routes, settings.token is not None, settings.data_dir / LOG_FILE))
+        if settings.server.probe_at_start:
+            _beside(stopping, hub.prober.keep(lambda: hub.dispatch.catalog.routes))
+        started = _beside(stopping, _started(engine, hub.prober if settings.server.probe_at_start else None))
+        if require:
+            await asyncio.wait({started}, timeout=AT_START_S + TABLE_WAIT_S)
+            _insist(require, hub.status)
+        server = Server(_uvicorn(settings, hub.router))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stopping.push_async_callback(_stopped, server, serving)
+        await asyncio.wait({serving, started}, timeout=TABLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            told, token = hub.status.standings(), settings.token is not None
+            say(overview(address(listener), hub.dispatch.catalog.routes, told, token, settings.data_dir / LOG_FILE))
         await serving
         return server.interrupted
-    finally:
-        await upstream.close()
-        if engine is not None:
-            await engine.stop()
-        for task in behind:
-            task.cancel()
-        calls.close()
-        vault.flush()
-        database.close()
 
 
-def serve(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> None:
+def serve(source: Source, say: Callable[[str], None], require: Sequence[str] = ()) -> None:
     """Blocking twin of `run`, for the command line. Raises KeyboardInterrupt after a stop by Ctrl-C."""
-    if asyncio.run(run(settings, say, require)):
+    if asyncio.run(run(source.read(), say, require, source)):
         raise KeyboardInterrupt
+
+
+def _beside(stopping: AsyncExitStack, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Something that runs beside the hub until that stops."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stopping.push_async_callback(end)
+    return task
+
+
+async def _started(engine: EngineProcess | None, prober: Prober | None) -> None:
+    """The engine is ready or has failed, and every provider has been tried."""
+    if prober is not None:
+        await prober.tried.wait()
+    if engine is not None:
+        with suppress(SettingsError, Unavailable):  # the table says which of the two it was
+            await engine.wait_ready(TABLE_WAIT_S)
+
+
+def _insist(require: Sequence[str], status: Status) -> None:
+    off = [f"{one.name} is required: {one.lack}" for one in status.standings() if one.name in require and one.lack]
+    if off:
+        raise SettingsError(off)
+
+
+def _follow(stopping: AsyncExitStack, live: LiveSettings) -> None:
+    """Take the settings file over when it changes, and on SIGHUP, which on a terminal means that the window is gone and stops the hub."""
+    if live.file is None:
+        return
+    _beside(stopping, live.watch())
+    if hasattr(signal, "SIGHUP") and not os.isatty(0):
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, live.reload_if_good)
+        stopping.callback(loop.remove_signal_handler, signal.SIGHUP)
+
+
+async def _stopped(server: Server, serving: asyncio.Task[None]) -> None:
+    server.should_exit = True
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+def _flush(vault: Vault) -> None:
+    try:
+        vault.flush()
+    except StoreUnavailable as error:
+        log.warning("the last uses of secrets are missing in the audit: %s", error.message)
 
 
 def _log_to(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sensorium import __version__, cli_calls, cli_doctor, cli_import, cli_provider, cli_secret, cli_setup, client
+from sensorium import __version__, cli_calls, cli_doctor, cli_import, cli_provider, cli_secret, cli_set, cli_setup, client
 from sensorium.cli_outcome import USAGE, fail, outcome
 
 SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -46,10 +46,13 @@ def serve(
         # Start-up cost: the hub and its web server take longer to import than every other command takes to run.
         from sensorium import app as hub
         from sensorium import settings as config
+        from sensorium.live import Source
         from sensorium.overview import required
 
-        chosen = config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
-        hub.serve(chosen, lambda text: print(text, flush=True), required(require))
+        def read() -> config.Settings:
+            return config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
+
+        hub.serve(Source(settings, read), lambda text: print(text, flush=True), required(require))
 
 
 @app.command()
@@ -122,6 +125,21 @@ def calls(
     with outcome():
         told = _hub().calls(limit, caller=caller, outcome=ended)
         print(json.dumps(told, indent=2) if as_json else cli_calls.table(told))
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the hub's answer as it is.")] = False,
+) -> None:
+    """Show what works in a running hub, and why the rest does not."""
+    with outcome():
+        told = _hub().status()
+        if as_json:
+            print(json.dumps(told, indent=2))
+            return
+        # Start-up cost: the table takes longer to import than the other commands take to run.
+        from sensorium.cli_status import table
+
+        print(table(told))
 
 
 @app.callback(invoke_without_command=True)
@@ -206,6 +224,7 @@ def nvidia(
 
 
 app.command()(cli_setup.init)
+app.command("set")(cli_set.set_option)
 app.command()(cli_doctor.doctor)
 app.command("import-env")(cli_import.import_env)
 app.add_typer(cli_provider.app, name="provider")

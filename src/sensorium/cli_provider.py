@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sensorium.cli_outcome import USAGE, fail, outcome
+from sensorium.cli_set import TAKEN_OVER
 
 app = typer.Typer(help="Add and list the providers of a settings file.", no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[Path, typer.Option(help="The settings file.")]
@@ -68,7 +69,7 @@ def add(
         )
         before = settings.read_text("utf-8") if settings.exists() else ""
         written = text.replaced(settings, text.joined(before, made), ctx.obj)
-        print(f"{settings}: provider {called} added")
+        print(f"{settings}: provider {called} added; {TAKEN_OVER}")
         if named:
             print(f"its key:  sensorium secret --settings {settings} put {named}   # goes to {', '.join(written.hosts_of(named))}")
 

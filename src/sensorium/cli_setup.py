@@ -15,6 +15,7 @@ import typer
 
 from sensorium import cli_secret
 from sensorium.cli_outcome import USAGE, fail, outcome
+from sensorium.cli_set import TAKEN_OVER
 
 KEYS_BYTES = 1024 * 1024
 HEAD = "# Settings of a Sensorium hub. docs/settings.md lists every option.\n"
@@ -59,7 +60,7 @@ def init(
             tables.insert(0, text.table("server", {"data_dir": str(data_dir.resolve())}))
         before = source.read_text("utf-8") if source else HEAD
         written = text.replaced(settings, text.joined(before, *tables), ctx.obj, data_dir=data_dir)
-        print(f"{settings}: written")
+        print(f"{settings}: written" + (f"; {TAKEN_OVER}" if force else ""))
     # a [server] table that was given stays as it is, so that the folder is not in the file then
     where = f"--settings {settings}" + (f" --data-dir {data_dir}" if data_dir and source else "")
     with cli_secret.opened(ctx.obj, outcome, settings, data_dir) as opened:

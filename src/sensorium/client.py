@@ -81,6 +81,14 @@ class Hub:
         with self._call(f"/v1/calls/{urllib.parse.quote(id, safe=':')}", {}) as reply:
             return _json(reply.read())
 
+    def status(self) -> dict[str, Any]:
+        """The answer of GET /v1/status."""
+        with self._call("/v1/status", {}) as reply:
+            told = _json(reply.read())
+        if told.get("object") != "status":
+            raise CallFailed(f"{self.url}/v1/status did not send a status; is this a Sensorium hub?")
+        return told
+
     def see(self, image_url: str, question: str, model: str = "*") -> Iterator[str]:
         """Ask about one picture; yields the answer's text piece by piece as it is made. `image_url` is a data: or http(s) URL."""
         parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": image_url}}]

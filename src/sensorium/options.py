@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 DEFAULT_PORT = 8789
 MODEL_ID = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
 SECRET_NAME = re.compile(r"(?!nvapi-)[a-z0-9][a-z0-9._-]{0,63}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NO_KEY = "none"
 NVIDIA_CHAT, NVIDIA_AI = "https://integrate.api.nvidia.com/v1", "https://ai.api.nvidia.com/v1"
 NVIDIA_PER_MINUTE = 35.0  # its limit is 40 a minute and key, without a header that would say so
@@ -88,9 +89,16 @@ def _short(model: object) -> object:
     return {"id": model} if isinstance(model, str) else model
 
 
+def _variable_name(text: str) -> str:
+    if not VARIABLE.fullmatch(text):
+        raise ValueError("must be the name of an environment variable, such as NVIDIA_API_KEY; the key itself never stands in the file")
+    return text
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Order = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
+Variable = Annotated[str, AfterValidator(_variable_name)]
 Kind = Literal["openai", "genai", "nvidia", "engine", "hub"]
 
 
@@ -108,6 +116,9 @@ class Server(Section):
     data_dir: Path | None = Field(default=None, description="folder of what the hub keeps; by default the user's data folder")
     max_body_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, description="a longer request body is answered 413")
     grace_s: float = Field(default=20.0, ge=0, le=600, description="how long a stopping hub waits for calls in flight")
+    probe_at_start: bool = Field(
+        default=True, description="try every provider once after the start, and again when it or its key is changed"
+    )
     allow_egress: tuple[HostPort, ...] = Field(default=(), description="private addresses that image URLs may name, as `HOST:PORT`")
 
 
@@ -198,7 +209,7 @@ class ModalitySettings(Limits):
     key: Annotated[SecretRef | None, BeforeValidator(_secret_ref_or_none)] = Field(
         default=None, description='its key, as `"secret:NAME"`; by default the one named above; `"none"` sends none'
     )
-    key_env: str | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
+    key_env: Variable | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
     dialect: Literal["nvidia", "openai"] = Field(default="nvidia", description="whose protocol is spoken there")
     models: tuple[Annotated[NamedModel, BeforeValidator(_short)], ...] = Field(
         default=(), description='models that are listed and that `"*"` picks from, best first; not for audio'
@@ -272,7 +283,7 @@ class ProviderSettings(Limits):
         default=None,
         description='its key, as `"secret:NAME"`; kind `nvidia` takes `"secret:nvidia-upstream"`, others send none',
     )
-    key_env: str | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
+    key_env: Variable | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
     private: bool = Field(default=False, description="kind `engine` only: no hosted provider ever gets a call for one of its models")
     models: tuple[Annotated[HostedModel, BeforeValidator(_short)], ...] = Field(
         default=(), description='its models, in the order in which `"*"` prefers them; kinds `nvidia` and `hub` pass on other names too'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ DOORS = (
     ("POST /v1/audio/speech, /transcriptions, /synthesize", "speak, listen", "OpenAI, NVIDIA"),
     ("POST /v1/video/<org>/<model>", "film", "NVIDIA genai"),
     ("GET  /v1/models", "what there is", "OpenAI"),
-    ("GET  /healthz, /readyz", "state", ""),
+    ("GET  /v1/status, /healthz, /readyz", "state", ""),
 )
 
 
@@ -38,9 +38,9 @@ class Standing:
         return "; ".join(self.trouble) or (None if self.on else self.said)
 
 
-def standings(routes: Sequence[Route]) -> list[Standing]:
-    """Every modality that the settings' `router` has, in its words."""
-    return [_standing(name, [route for route in routes if route.modality in kinds]) for name, kinds in MODALITIES.items()]
+def standings(routes: Sequence[Route], why: Callable[[Route], str | None] = lambda route: route.provider.down()) -> list[Standing]:
+    """Every modality that the settings' `router` has, in its words. `why` tells why a route is out, None for one that is not."""
+    return [_standing(name, [route for route in routes if route.modality in kinds], why) for name, kinds in MODALITIES.items()]
 
 
 def required(text: str) -> list[str]:
@@ -52,13 +52,13 @@ def required(text: str) -> list[str]:
     return names
 
 
-def overview(address: str, routes: Sequence[Route], token: bool, log: Path) -> str:
-    """The start-up table as text. `address` is the hub's base URL, `log` the file that gets a line per call."""
+def overview(address: str, routes: Sequence[Route], told: Sequence[Standing], token: bool, log: Path) -> str:
+    """The start-up table as text. `address` is the hub's base URL, `told` its modalities, `log` the file that gets a line per call."""
     lines = [f"Sensorium serves {address}", "", "doors"]
     lines += columns([(f"  {path}", does, dialect) for path, does, dialect in DOORS])
     lines += ["", "models"]
     lines += columns([(f"  {'any name' if route.open else route.id}", route.modality, _said(route)) for route in routes])
-    lines += ["", "modalities", *modalities(standings(routes))]
+    lines += ["", "modalities", *modalities(told)]
     lines += ["", "callers"]
     lines += [f'  export MAC_HUB_URL="{address}"']
     lines += [
@@ -91,11 +91,11 @@ def _said(route: Route) -> str:
     return f"{route.provider.name}, {route.scope}"
 
 
-def _standing(name: str, routes: Sequence[Route]) -> Standing:
+def _standing(name: str, routes: Sequence[Route], why: Callable[[Route], str | None]) -> Standing:
     mine = [route for route in routes if not route.stand_in]
     if not mine:
         return Standing(name, False, f"not configured; turn on: router.{name} (URL + key)")
-    told = [(route, route.provider.down()) for route in mine]
+    told = [(route, why(route)) for route in mine]
     trouble = tuple(dict.fromkeys(f"{route.provider.name}: {reason}" for route, reason in told if reason is not None))
     able = [route for route, reason in told if reason is None]
     if not able:

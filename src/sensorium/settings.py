@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from sensorium.errors import SettingsError
 from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 
+SHORT = 20  # characters; keys are longer
 RESERVED = ("hub", "local")
 ROUTER = "router."
 MASTER_KEY, MASTER_KEY_FILE = "SENSORIUM_MASTER_KEY", "SENSORIUM_MASTER_KEY_FILE"
@@ -218,5 +219,12 @@ def _bound_host(url: str) -> str:
 
 def _sentence(detail: Any) -> str:
     path = ".".join(str(part) for part in detail["loc"])
-    reason = "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, ")
-    return f"{path}: {reason}"
+    if detail["type"] == "extra_forbidden":
+        return f"{path}: unknown key"
+    return f"{path}: {detail['msg'].removeprefix('Value error, ')}{_given(path, detail['input'])}"
+
+
+def _given(path: str, value: object) -> str:
+    """What was written there, if it is short and cannot be a key in the wrong place."""
+    plain = isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= SHORT and "key" not in path)
+    return f"; it is {value!r}" if plain and "nvapi-" not in str(value) else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,6 +61,50 @@ def table(name: str, entries: Mapping[str, Any]) -> str:
 def joined(before: str, *tables: str) -> str:
     """The text with the tables after it, a blank line before each."""
     return "\n".join(part for part in (before.rstrip("\n") + "\n" if before.strip() else "", *tables) if part)
+
+
+def assigned(text: str, path: str, value: Any) -> str:
+    """The text with the option `path` (its table, a dot, its name) set to `value`, everything else as it was, comments too.
+
+    Raises SettingsError where a change of one line does not do it.
+    """
+    name, _, option = path.rpartition(".")
+    lines, said = text.splitlines(), f"{option} = {_value(value)}"
+    heads = [place for place, line in enumerate(lines) if line.lstrip().startswith("[")]
+    head = next((place for place in heads if re.fullmatch(rf"\s*\[\s*{re.escape(name)}\s*\]\s*(#.*)?", lines[place])), None)
+    if head is None:
+        changed = joined(text, f"[{name}]\n{said}\n")
+    else:
+        end = next((place for place in heads if place > head), len(lines))
+        own = rf"\s*{re.escape(option)}\s*="
+        place = next((place for place in range(head + 1, end) if re.match(own, lines[place])), None)
+        if place is None:
+            lines.insert(head + 1, said)
+        else:
+            comment = re.fullmatch(own + r"""\s*(?:"[^"\\]*"|'[^']*'|[^"'#\[{]*?)(\s*#.*)?""", lines[place])
+            lines[place] = said + (comment[1] or "" if comment else "")
+        changed = "\n".join(lines) + "\n"
+    if _parsed(changed) != _with(_parsed(text), [*name.split("."), option], value):
+        raise SettingsError([f"{path}: cannot be changed from the command line as it is written there; edit the file"])
+    return changed
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _with(tables: dict[str, Any] | None, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = tables or {}
+    inner: Any = whole
+    for key in keys[:-1]:
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, MutableMapping):
+            raise SettingsError([f"{'.'.join(keys)}: {key} is no table"])
+    inner[keys[-1]] = value
+    return whole
 
 
 def replaced(path: Path, text: str, environ: Mapping[str, str], **flags: Any) -> Settings:

@@ -380,7 +380,7 @@ def test_a_caller_in_a_hurry_is_no_verdict_on_the_provider() -> None:
     for _ in range(5):
         with pytest.raises(DeadlineExceeded):
             hub.call(deadline_s=0.001)
-    assert hub.health.state(ONE) == "open"
+    assert hub.health.condition(ONE).state == "open"
     assert [(r.status, [str(a) for a in r.attempts]) for r in hub.records[:1]] == [(504, ["one good: transport"])]
 
 
@@ -458,9 +458,9 @@ def test_the_limit_to_the_first_byte_is_a_verdict() -> None:
         dispatch = Dispatch(Catalog([patient, TWO]), Parts(silent, lambda _: None, health, virtual_time.now))
         for _ in range(3):
             await (await dispatch(call())).close()
-        return virtual_time.now(), health.state(patient)
+        return virtual_time.now(), health.condition(patient).state
 
-    assert virtual_time.run(main()) == (9, "provider_outage")
+    assert virtual_time.run(main()) == (9, "out")
 
 
 def test_a_key_that_cannot_be_sent_takes_the_provider_out_and_is_no_outage() -> None:
@@ -524,7 +524,7 @@ def test_looking_changes_nothing() -> None:
         with pytest.raises(SensoriumError):
             hub.call()
     hub.still += 30
-    assert {hub.health.state(ONE) for _ in range(50)} == {"trying"}
+    assert {hub.health.condition(ONE).state for _ in range(50)} == {"trying"}
     assert hub.call() == b"back"
 
 

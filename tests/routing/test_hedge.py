@@ -192,7 +192,7 @@ def test_the_one_given_up_has_no_mark_and_its_breaker_stays_closed() -> None:
         dispatch = hub(stage, 2.0, [])
         for _ in range(5):
             await answered(dispatch)
-        return [dispatch.health.state(route) for route in dispatch.catalog.routes]
+        return [dispatch.health.condition(route).state for route in dispatch.catalog.routes]
 
     assert virtual_time.run(main()) == ["open", "open"]
 
@@ -208,7 +208,7 @@ def test_a_probe_that_is_given_up_lets_the_next_call_probe() -> None:
         stage.plays["one"] = Play(after=60)
         await answered(dispatch)  # the probe, overtaken
         stage.plays["one"] = Play()
-        return await answered(dispatch), [dispatch.health.state(route) for route in dispatch.catalog.routes]
+        return await answered(dispatch), [dispatch.health.condition(route).state for route in dispatch.catalog.routes]
 
     assert virtual_time.run(main()) == (b"onexoney", ["open", "open"])
 

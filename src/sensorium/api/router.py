@@ -36,7 +36,9 @@ class Entry:
 
 
 class Router:
-    """Dispatches requests to entries. `render` answers where no entry matches: it gets the path and gives a dialect."""
+    """Dispatches requests to entries. `render` answers where no entry matches: it gets the path and gives a dialect.
+
+    `max_body`, in bytes, may change while it serves."""
 
     def __init__(self, entries: Sequence[Entry], auth: Auth, render: Callable[[str], Render], max_body: int) -> None:
         self._exact: dict[str, list[Entry]] = {}
@@ -48,13 +50,13 @@ class Router:
                 self._exact.setdefault(entry.path, []).append(entry)
         self._auth = auth
         self._render = render
-        self._max_body = max_body
+        self.max_body = max_body
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
-            visit = Visit(scope, receive, send, self._render(scope["path"]), self._max_body)
+            visit = Visit(scope, receive, send, self._render(scope["path"]), self.max_body)
             began = time.perf_counter()
             await self._recorded(visit)
             took = 1000 * (time.perf_counter() - began)

@@ -50,6 +50,11 @@ class Breaker:
             return 0.0
         return max(0.0, self._opened + self._trip.cooldown_s - self._clock())
 
+    @property
+    def open_for_s(self) -> float | None:
+        """Seconds since it opened, or since the last trial failed; None when it is closed."""
+        return None if self._opened is None else self._clock() - self._opened
+
     def admit(self) -> bool:
         """Whether this call may go; in the half-open state it then is a trial."""
         state = self.state

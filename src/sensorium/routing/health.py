@@ -15,8 +15,9 @@ The clock is given; there is no I/O. Reading (`closed_to`) never changes anythin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Literal
 
 from sensorium.routing.breaker import Breaker, Trip
 from sensorium.routing.call import Provider, Route
@@ -57,7 +58,25 @@ class Mark:
     reason: str
     until: float
     key: int
-    code: str | None = None
+    code: str | None
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A route as a status page tells it: `open` (asked), `trying` (by one call at a time, after an outage), `limited` or `out`.
+
+    Times in seconds: since when, and when it is asked again; None where that is unknown. `last_error` is the class of the last failure,
+    `tokens` the calls that its provider's limit lets through now (None: there is no limit).
+    """
+
+    state: Literal["open", "trying", "limited", "out"]
+    reason: str | None
+    since_s: float | None
+    next_try_s: float | None
+    last_error: FailureClass | None
+    last_error_s: float | None
+    tokens: float | None
 
 
 class Health:
@@ -70,16 +89,18 @@ class Health:
         self._buckets: dict[str, Bucket] = {}
         self._pauses: dict[Place, Pause] = {}
         self._marks: dict[str | Place, Mark] = {}
+        self._errors: dict[Place, tuple[FailureClass, float]] = {}
+        self._answers: dict[tuple[str, str], float] = {}
+        self._changed: dict[str, int] = {}
 
     def closed_to(self, route: Route) -> Closed | None:
         """Why a call may not go to this route now; None when it may."""
         down = route.provider.down()
         if down is not None:
             return Closed("auth", down, None, SECRET_MISSING) if route.provider.credential.name else Closed("provider_outage", down, None)
-        for place in (route.provider.name, place_of(route)):
-            mark = self._marks.get(place)
-            if mark is not None and self._clock() < mark.until and mark.key == route.provider.credential.version():
-                return Closed(mark.kind, mark.reason, None if mark.until == FOREVER else mark.until - self._clock(), mark.code)
+        mark = self._mark(route)
+        if mark is not None:
+            return Closed(mark.kind, mark.reason, None if mark.until == FOREVER else mark.until - self._clock(), mark.code)
         breaker = self._breaker(route)
         if breaker.state == "open":
             return Closed("provider_outage", "its last calls failed", breaker.retry_after_s)
@@ -102,21 +123,62 @@ class Health:
         self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
         return Admission(self, route, trial)
 
-    def state(self, route: Route) -> str:
-        """One word for status pages: `open` routes are asked, `trying` ones by one call at a time, others say why not."""
-        closed = self.closed_to(route)
+    def condition(self, route: Route) -> Condition:
+        """What a status page tells of this route."""
+        closed, breaker, mark, now = self.closed_to(route), self._breaker(route), self._mark(route), self._clock()
+        kind, at = self._errors.get(place_of(route), (None, now))
+        error = (kind, None if kind is None else now - at, self._bucket(route.provider).tokens)
         if closed is not None:
-            return closed.kind
-        return "trying" if self._breaker(route).state == "half_open" else "open"
+            down = route.provider.down() is not None
+            since = None if down else now - mark.since if mark else breaker.open_for_s
+            return Condition("limited" if closed.kind == "rate_limited" else "out", closed.reason, since, closed.retry_after_s, *error)
+        if breaker.state == "half_open":
+            return Condition("trying", "it is tried again after an outage", breaker.open_for_s, 0.0, *error)
+        return Condition("open", None, None, None, *error)
+
+    def failed_names(self, route: Route) -> list[str]:
+        """The provider's models of this route's modality that have failed, as far as it is remembered."""
+        return [upstream for provider, upstream, modality in self._errors if (provider, modality) == (route.provider.name, route.modality)]
+
+    def answered_at(self, route: Route) -> float | None:
+        """When the provider last answered a call of this modality, on this health's clock; None when it has not."""
+        return self._answers.get((route.provider.name, route.modality))
+
+    def forget(self, providers: Collection[str]) -> None:
+        """These providers are others now, or gone: nothing that is known of them holds, and no call that is still out counts."""
+        for name in providers:
+            self._changed[name] = self._changed.get(name, 0) + 1
+            self._buckets.pop(name, None)
+        self._breakers = {place: breaker for place, breaker in self._breakers.items() if place[0] not in providers}
+        self._pauses = {place: pause for place, pause in self._pauses.items() if place[0] not in providers}
+        self._errors = {place: error for place, error in self._errors.items() if place[0] not in providers}
+        self._answers = {key: at for key, at in self._answers.items() if key[0] not in providers}
+        self._marks = {key: mark for key, mark in self._marks.items() if (key if isinstance(key, str) else key[0]) not in providers}
+
+    def _mark(self, route: Route) -> Mark | None:
+        """The refusal that keeps calls from this route, if one holds."""
+        for place in (route.provider.name, place_of(route)):
+            mark = self._marks.get(place)
+            if mark is not None and self._clock() < mark.until and mark.key == route.provider.credential.version():
+                return mark
+        return None
+
+    def _answered(self, route: Route) -> None:
+        self._breaker(route).succeeded()
+        self._pause(route).accepted()
+        self._answers[route.provider.name, route.modality] = self._clock()
 
     def _failed(self, route: Route, version: int, failure: Failure, retry_after_s: float | None, trial: bool = False) -> float | None:
         breaker, now = self._breaker(route), self._clock()
+        if failure.kind != "semantic":
+            if len(self._errors) >= MOST_PLACES:
+                self._errors.clear()
+            self._errors[place_of(route)] = (failure.kind, now)
         if failure.kind in ("provider_outage", "transport"):
             breaker.failed()
             return retry_after_s
         if failure.kind == "semantic":
-            breaker.succeeded()
-            self._pause(route).accepted()
+            self._answered(route)
             return None
         if trial:
             breaker.released()
@@ -127,7 +189,7 @@ class Health:
         place = place_of(route) if failure.kind == "model_unavailable" else route.provider.name
         if len(self._marks) >= MOST_PLACES:
             self._marks = {place: mark for place, mark in self._marks.items() if isinstance(place, str)}
-        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version, failure.code)
+        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version, failure.code, now)
         return None
 
     def _breaker(self, route: Route) -> Breaker:
@@ -156,31 +218,36 @@ class Health:
 class Admission:
     """One admitted call to a route. It ends in exactly one of its four methods; a second end is ignored.
 
-    A refusal concerns the key that there was at its beginning: a late answer cannot hurt a newer one.
+    A refusal concerns the key that there was at its beginning: a late answer cannot hurt a newer one. Neither does the verdict count
+    when the settings have changed the provider since.
     """
 
     def __init__(self, health: Health, route: Route, trial: bool) -> None:
         self._health: Health | None = health
         self._route, self._trial = route, trial
         self._version = route.provider.credential.version()
+        self._provider = health._changed.get(route.provider.name, 0)
 
     def answered(self) -> None:
         """The route gave an answer."""
-        if self._health is not None:
-            self._health._breaker(self._route).succeeded()
-            self._health._pause(self._route).accepted()
-        self._health = None
+        health = self._ended()
+        if health is not None:
+            health._answered(self._route)
 
     def failed(self, failure: Failure, retry_after_s: float | None = None) -> float | None:
         """The route failed; returns the seconds after which asking again makes sense, if that is known."""
-        health, self._health = self._health, None
+        health = self._ended()
         return health._failed(self._route, self._version, failure, retry_after_s, self._trial) if health is not None else None
 
     def released(self) -> None:
         """The call ended without a verdict: its caller left."""
-        if self._health is not None and self._trial:
-            self._health._breaker(self._route).released()
-        self._health = None
+        health = self._ended()
+        if health is not None and self._trial:
+            health._breaker(self._route).released()
+
+    def _ended(self) -> Health | None:
+        health, self._health = self._health, None
+        return health if health is not None and health._changed.get(self._route.provider.name, 0) == self._provider else None
 
     def unused(self) -> None:
         """The call was never made: what it took of the rate limit goes back."""

@@ -22,6 +22,12 @@ class Bucket:
         self._tokens = self._burst
         self._at = clock()
 
+    @property
+    def tokens(self) -> float | None:
+        """How many calls may go at once now; None when there is no limit."""
+        self._fill()
+        return None if self._rate is None else self._tokens
+
     def wait_s(self, ahead: int = 0) -> float:
         """Seconds until a call may go when `ahead` others go before it; 0 when one may go now."""
         self._fill()

@@ -64,6 +64,11 @@ class Vault:
                 except SecretLocked as error:
                     raise SettingsError([error.message]) from None
 
+    @property
+    def database(self) -> Database:
+        """Where the secrets are."""
+        return self._database
+
     def reveal(self, name: str, host: str) -> Revealed:
         """The value, to be sent to `host` and nowhere else: a URL, or `host[:port]` for https.
 

@@ -1,0 +1,39 @@
+"""The operator's doors: what state the hub is in, and taking over a changed settings file now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from sensorium.api.secrets import ADMINISTRATORS
+from sensorium.api.visit import Visit
+from sensorium.errors import Forbidden, SettingsError, Unprocessable
+
+
+class StatusDoor:
+    """Handlers of /v1/status and /v1/settings/reload. `report` makes the one's answer; `reload` the other's, and raises SettingsError."""
+
+    def __init__(self, report: Callable[[], Mapping[str, Any]], reload: Callable[[], Mapping[str, Any]]) -> None:
+        self._report = report
+        self._reload = reload
+
+    async def status(self, visit: Visit) -> None:
+        """GET /v1/status. Reading it changes nothing."""
+        await _answer(visit, self._report())
+
+    async def reload(self, visit: Visit) -> None:
+        """POST /v1/settings/reload. Raises Unprocessable with every problem of the file; then the settings are what they were."""
+        if visit.caller not in ADMINISTRATORS:
+            raise Forbidden("this token may not change settings: it lacks the scope admin", code="missing_scope")
+        try:
+            told = self._reload()
+        except SettingsError as error:
+            hint = "mend the file; until then the settings before it go on"
+            raise Unprocessable("; ".join(error.problems), code=SettingsError.code, hint=hint) from None
+        await _answer(visit, told)
+
+
+async def _answer(visit: Visit, told: Mapping[str, Any]) -> None:
+    await visit.answer(msgspec.json.encode(told), {"cache-control": "no-store"})
