@@ -82,7 +82,7 @@ def shipped_routes(settings: Settings, engine: EngineProcess | None = None, take
 
 def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], vault: Vault | None = None) -> Router:
     """All routes of the hub."""
-    chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
+    chat, genai, health = OpenAIDoor(dispatch), GenaiDoor(dispatch), HealthDoor(states)
     audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
     entries = [
         Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
@@ -91,6 +91,7 @@ def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[
         Entry("POST", "/v1/rerank", chat.rerank, openai.error),
         Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
         Entry("POST", "/v1/images/generations", chat.images, openai.error),
+        Entry("POST", "/v1/images/edits", chat.edits, openai.error),
         Entry("GET", "/v1/models", chat.models, openai.error),
         Entry("GET", "/v1/models/*", chat.model, openai.error),
         Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),

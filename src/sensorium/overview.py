@@ -101,7 +101,7 @@ def _standing(name: str, routes: Sequence[Route]) -> Standing:
     if not able:
         return Standing(name, False, "; ".join(trouble))
     picked = next((route for route in able if not route.open), None)
-    takes = sorted({capability for route in able for capability in route.capabilities})
+    takes = sorted({capability for route in able for capability in route.capabilities} - {"edit"})
     anything = list(dict.fromkeys(route.provider.name for route in able if route.open))
     said = [f"* = {picked.id}"] if picked else []
     said += [f"any name at {' and '.join(anything)}"] if anything else []

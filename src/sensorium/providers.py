@@ -38,7 +38,7 @@ OPEN: Final[dict[str, dict[Modality, str]]] = {
     "hub": {"chat": "", "embed": "", "image": "/genai"},
 }
 ON_AI: Final = ("image", "rerank")  # of kind nvidia, on its second host
-EITHER, TEXT, NOTHING = frozenset({"text", "vision"}), frozenset({"text"}), frozenset[str]()
+EITHER, TEXT, EDIT, NOTHING = frozenset({"text", "vision"}), frozenset({"text"}), frozenset({"edit"}), frozenset[str]()
 
 
 def routes(settings: Settings, vault: Vault | None) -> list[Route]:
@@ -93,7 +93,7 @@ def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
 
 
 def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect) -> Route:
-    able = (EITHER if model.vision else TEXT) if modality == "chat" else NOTHING
+    able = (EITHER if model.vision else TEXT) if modality == "chat" else EDIT if modality == "image" and model.edit else NOTHING
     return Route(model.id, modality, dialect, able, provider, model.upstream or model.id)
 
 

@@ -15,6 +15,7 @@ from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Rout
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.health import Admission, Closed, Health
 from sensorium.routing.opening import opened, retry_after
+from sensorium.routing.pictures import calls
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import refusal
 from sensorium.wire import sse
@@ -133,7 +134,7 @@ class Walk:
 
     async def _ask(self, route: Route) -> Reply | None:
         """The reply of one route, or None with an attempt noted. Raises the caller's own fault at once."""
-        admission = self._parts.health.enter(route)
+        admission = self._parts.health.enter(route, calls(self.call, route))
         if isinstance(admission, Closed):
             self._note(route, Failure(admission.kind, 0, admission.reason), admission.retry_after_s, asked=False)
             return None

@@ -72,15 +72,15 @@ class Health:
         wait = self._bucket(route.provider).wait_s()
         return Closed("rate_limited", "its rate limit is reached", wait) if wait > 0 else None
 
-    def enter(self, route: Route) -> Closed | Admission:
-        """Admission of one call to a route that is open, or why it is not."""
+    def enter(self, route: Route, calls: int = 1) -> Closed | Admission:
+        """Admission of one call to a route that is open, or why it is not; its provider gets `calls` for it."""
         closed = self.closed_to(route)
         if closed is not None:
             return closed
         breaker = self._breaker(route)
         if not breaker.admit():
             return Closed("provider_outage", "another call is trying it after an outage", 1.0)
-        self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
+        self._bucket(route.provider).take(calls)  # there is one: nothing else ran since `closed_to`
         return Admission(self, route)
 
     def state(self, route: Route) -> str:

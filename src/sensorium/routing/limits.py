@@ -37,12 +37,12 @@ class Bucket:
             return pause
         return max(pause, (1 - self._tokens) / self._rate)
 
-    def take(self) -> bool:
-        """Use up one call, if one may go now."""
+    def take(self, calls: int = 1) -> bool:
+        """Use up `calls`, if one may go now; those that come later wait for what was taken too much."""
         if self.wait_s() > 0:
             return False
         if self._rate is not None:
-            self._tokens -= 1
+            self._tokens -= calls
         return True
 
     def refused(self, retry_after_s: float | None) -> float:

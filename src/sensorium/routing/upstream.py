@@ -11,7 +11,7 @@ import aiohttp
 from sensorium import __version__
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON
-from sensorium.routing import nvcf
+from sensorium.routing import nvcf, pictures
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.payload import Payload, payload
 
@@ -38,10 +38,16 @@ class Upstream:
     async def send(self, call: Call, route: Route) -> Reply:
         """Send the call; return as soon as the status and headers are there. Redirects are not followed.
 
-        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`).
+        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`); where OpenAI's pictures are asked for in
+        genai, the reply is whole (`pictures`).
         Raises Unavailable when nobody answers at the address or the key is missing, UpstreamFailed when the connection
         breaks before the reply, DeadlineExceeded when it takes too long, and what `payload` raises.
         """
+        if pictures.translated(call, route):
+            return await pictures.drawn(call, route, self._send)
+        return await self._send(call, route)
+
+    async def _send(self, call: Call, route: Route) -> Reply:
         sent = payload(call, route)
         if not nvcf.spoken(route):
             return await self._asked(call, route, sent, headers(call, route, sent))
