@@ -18,6 +18,7 @@ from sensorium import providers
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.health import HealthDoor
+from sensorium.api.media import MediaDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
 from sensorium.api.router import Entry, Router
@@ -104,6 +105,7 @@ def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[
         Entry("GET", "/v1/audio/*", audio.unknown, nvidia.error),
         Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
         Entry("POST", "/v1/video/*", video.draw, nvidia.error),
+        Entry("POST", "/v1/media/*", MediaDoor(dispatch, audio).call, openai.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]

@@ -100,6 +100,7 @@ class Call:
     `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
     `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
     `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
+    `extensions` are members beyond OpenAI's protocol, which a route of that dialect is not sent.
     """
 
     id: str
@@ -117,6 +118,7 @@ class Call:
     form: tuple[Part, ...] | None = None
     changes: tuple[str, ...] = ()
     optional: bool = False
+    extensions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
