@@ -12,12 +12,13 @@ from sensorium.routing.call import Route
 
 DOORS = (
     ("POST /v1/chat/completions", "see, talk", "OpenAI"),
-    ("POST /v1/images/generations", "draw", "OpenAI"),
+    ("POST /v1/images/generations, /edits", "draw, edit", "OpenAI"),
     ("POST /v1/genai/<org>/<model>", "draw", "NVIDIA genai"),
     ("POST /v1/embeddings", "embed", "OpenAI"),
     ("POST /v1/rerank", "rank", ""),
     ("POST /v1/audio/speech, /transcriptions, /synthesize", "speak, listen", "OpenAI, NVIDIA"),
     ("POST /v1/video/<org>/<model>", "film", "NVIDIA genai"),
+    ("POST /v1/media/<operation>", "all of these", ""),
     ("GET  /v1/models", "what there is", "OpenAI"),
     ("GET  /healthz, /readyz", "state", ""),
 )

@@ -168,7 +168,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("image.generate", {"prompt": "x", "stpes": 4}, 422, "stpes: extra inputs are not permitted; image.generate takes prompt"),
     ("image.generate", {"prompt": "x", "width": 768}, 422, "width and height go together"),
     ("image.generate", {"prompt": "x", "n": 11}, 422, "n is 11"),
-    ("image.generate", {"prompt": "x", "steps": 9}, 422, "steps is 9; black-forest-labs/flux.1-schnell takes"),
+    ("image.generate", {"prompt": "x", "steps": 9, "model": SCHNELL}, 422, "steps is 9; black-forest-labs/flux.1-schnell takes"),
     ("image.generate", {"prompt": "x", "model": "../x"}, 400, "not a model name"),
     ("image.generate", {"prompt": "x", "model": "no/such"}, 404, "no model 'no/such'"),
     ("image.generate", {"prompt": "nsfw"}, 422, "content filter"),
@@ -255,6 +255,11 @@ def test_a_filtered_film_is_an_error() -> None:
     with serving(program) as base, hubs.over([nvidia("video", provider(base), "org/film", "genai")]) as hub:
         status, answer = hub.json("POST", "/v1/media/video.generate", {"prompt": "x"})
     assert (status, answer["error"]["code"]) == (422, "content_policy_violation")
+
+
+def test_star_goes_on_where_a_models_rules_forbid_the_call(hub: Hub) -> None:
+    answer, told = made(hub, "image.generate", {**DRAWING, "steps": 9})
+    assert (answer["model"], told) == (QWEN, "steps, seed, cfg_scale dropped: OpenAI's protocol has none")
 
 
 def test_an_outage_of_one_binding_is_answered_by_the_next(site: Site) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, UpstreamFailed
+from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, Unprocessable, UpstreamFailed
 from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.health import Admission, Closed, Health
@@ -101,6 +101,7 @@ class Walk:
     def __init__(self, parts: Parts, call: Call, routes: list[Route], began: float) -> None:
         self.call, self.routes, self.attempts = call, routes, list[Attempt]()
         self.asking: Route | None = None
+        self._unfit: SensoriumError | None = None  # the first refusal of ours: a route that cannot be sent this call
         self._parts = parts
         self._until = None if call.deadline_s is None else began + call.deadline_s
 
@@ -117,7 +118,7 @@ class Walk:
             reply = await self._ask(route)
             if reply is not None:
                 return reply
-        raise refusal(self.attempts)
+        raise self._unfit or refusal(self.attempts)
 
     def _limited(self) -> tuple[Route, float] | None:
         """The route that was passed over for its rate limit and opens first, and seconds until then, if the call can wait that long."""
@@ -151,6 +152,10 @@ class Walk:
         except TimeoutError:
             failure = Failure("transport", DeadlineExceeded.status, "it did not answer within the call's deadline")
         except SensoriumError as error:
+            if self.call.model == ANY_MODEL and isinstance(error, Unprocessable) and error.code == Unprocessable.code:
+                self._unfit = self._unfit or error
+                self._note(route, Failure("semantic", error.status, error.message), None, asked=False)
+                return None
             if not error.retryable:
                 raise
             failure = Failure("transport", error.status, error.message)
