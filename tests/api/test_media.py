@@ -15,7 +15,7 @@ from PIL import Image
 
 from sensorium.routing.call import Provider, Route
 from sensorium.simulators.sound import riff, tone
-from sensorium.wire import dataurl
+from sensorium.wire import dataurl, multipart
 from tests.api import hubs
 from tests.api.hubs import Hub, Scripted
 from tests.routing.hosted import chat, image, nvidia, provider
@@ -247,6 +247,24 @@ def test_a_film_elsewhere(body: bytes, artifact: dict[str, Any]) -> None:
     with serving(program) as base, hubs.over([nvidia("video", provider(base, "films"), "org/film", "openai")]) as hub:
         answer, _ = made(hub, "video.generate", {"prompt": "x", "duration": 2})
     assert (answer["artifacts"], json.loads(program.asked[0][1])) == ([artifact], {"prompt": "x", "duration": 2})
+
+
+def test_speech_of_openais_dialect() -> None:
+    """The same bodies as for NVIDIA's services: `format` is OpenAI's `response_format`, and a `language` it does not know stays behind."""
+    program = Scripted()
+    with serving(program) as base:
+        at = provider(f"{base}/v1", "theirs")
+        with hubs.over([replace(nvidia(kind, at, "any", "openai"), upstream="their-own") for kind in ("speech", "transcribe")]) as hub:
+            program.body, program.media = WAV, b"audio/wav"
+            answer, told = made(hub, "audio.tts", {"input": "x", "voice": "alloy", "format": "wav", "language": "en", "model": "any"})
+            assert (answer["artifacts"][0]["content_type"], told) == ("audio/wav", "language dropped: OpenAI's protocol has none")
+            assert json.loads(program.asked[0][1]) == {"input": "x", "voice": "alloy", "response_format": "wav", "model": "their-own"}
+            hub.records.clear()
+            program.body, program.media = b'{"text": "a b"}', b"application/json"
+            heard, _ = made(hub, "audio.asr", {"audio": base64.b64encode(WAV).decode(), "language": "en"})
+    form = multipart.parse(program.asked[1][1], f"multipart/form-data; boundary={program.asked[1][1][2:34].decode()}")
+    assert [(part.name, part.filename) for part in form] == [("file", "audio.wav"), ("language", None), ("model", None)]
+    assert (bytes(form[0].data), form[2].text(), heard) == (WAV, "their-own", {"text": "a b", "provider": "theirs", "model": "any"})
 
 
 def test_a_filtered_film_is_an_error() -> None:

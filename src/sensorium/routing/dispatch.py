@@ -135,12 +135,13 @@ class Walk:
 
     async def _ask(self, route: Route) -> Reply | None:
         """The reply of one route, or None with an attempt noted. Raises the caller's own fault at once."""
-        admission = self._parts.health.enter(route, calls(self.call, route))
+        admission = self._parts.health.enter(route)
         if isinstance(admission, Closed):
             self._note(route, Failure(admission.kind, 0, admission.reason), admission.retry_after_s, asked=False)
             return None
         self.asking = route
         try:
+            self._parts.health.charge(route, calls(self.call, route) - 1)
             return await self._answered(route, admission)
         finally:
             admission.released()  # no effect where there was a verdict

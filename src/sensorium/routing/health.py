@@ -72,16 +72,20 @@ class Health:
         wait = self._bucket(route.provider).wait_s()
         return Closed("rate_limited", "its rate limit is reached", wait) if wait > 0 else None
 
-    def enter(self, route: Route, calls: int = 1) -> Closed | Admission:
-        """Admission of one call to a route that is open, or why it is not; its provider gets `calls` for it."""
+    def enter(self, route: Route) -> Closed | Admission:
+        """Admission of one call to a route that is open, or why it is not."""
         closed = self.closed_to(route)
         if closed is not None:
             return closed
         breaker = self._breaker(route)
         if not breaker.admit():
             return Closed("provider_outage", "another call is trying it after an outage", 1.0)
-        self._bucket(route.provider).take(calls)  # there is one: nothing else ran since `closed_to`
+        self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
         return Admission(self, route)
+
+    def charge(self, route: Route, calls: int) -> None:
+        """An admitted call is `calls` more for the route's provider than the one that was counted."""
+        self._bucket(route.provider).charge(calls)
 
     def state(self, route: Route) -> str:
         """One word for status pages: `open` routes are asked, `trying` ones by one call at a time, others say why not."""

@@ -37,13 +37,18 @@ class Bucket:
             return pause
         return max(pause, (1 - self._tokens) / self._rate)
 
-    def take(self, calls: int = 1) -> bool:
-        """Use up `calls`, if one may go now; those that come later wait for what was taken too much."""
+    def take(self) -> bool:
+        """Use up one call, if one may go now."""
         if self.wait_s() > 0:
             return False
         if self._rate is not None:
-            self._tokens -= calls
+            self._tokens -= 1
         return True
+
+    def charge(self, calls: int) -> None:
+        """Use up `calls` more, whether they are there or not; those that come later wait for them."""
+        if self._rate is not None:
+            self._tokens -= calls
 
     def refused(self, retry_after_s: float | None) -> float:
         """The provider answered 429: pause, and say for how many seconds."""
