@@ -123,6 +123,19 @@ def test_errors_arrive_as_the_packages_own_exceptions(
     assert len(caught.value.message) > 10
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "said"),
+    [
+        (openai.BadRequestError, "*", "no model here is known to edit pictures"),
+        (openai.UnprocessableEntityError, "sensorium/scenes-flow", "cannot edit pictures"),
+        (openai.UnprocessableEntityError, "black-forest-labs/flux.1-dev", "cannot edit pictures"),
+    ],
+)
+def test_an_edit_is_refused_by_what_only_draws(client: openai.OpenAI, kind: type[openai.APIStatusError], model: str, said: str) -> None:
+    with pytest.raises(kind, match=said):
+        client.images.edit(image=("a.png", b"\x89PNG\r\n\x1a\n" + bytes(20)), prompt="make it blue", model=model)
+
+
 def test_a_drawing_outside_the_rules_is_refused_with_the_rule(client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=r"5\.\.100"):
         client.images.generate(prompt=PROMPT, model="black-forest-labs/flux.1-dev", extra_body={"steps": 4})

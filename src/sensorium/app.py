@@ -22,6 +22,7 @@ from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.calls import CallsDoor
 from sensorium.api.health import HealthDoor
+from sensorium.api.media import MediaDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
 from sensorium.api.router import Entry, Router
@@ -100,7 +101,7 @@ def router(
     calls: Calls | None = None,
 ) -> Router:
     """All routes of the hub; the operator's only where there are a vault and a status."""
-    chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
+    chat, genai, health = OpenAIDoor(dispatch), GenaiDoor(dispatch), HealthDoor(states)
     audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
     entries = [
         Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
@@ -109,6 +110,7 @@ def router(
         Entry("POST", "/v1/rerank", chat.rerank, openai.error),
         Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
         Entry("POST", "/v1/images/generations", chat.images, openai.error),
+        Entry("POST", "/v1/images/edits", chat.edits, openai.error),
         Entry("GET", "/v1/models", chat.models, openai.error),
         Entry("GET", "/v1/models/*", chat.model, openai.error),
         Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),
@@ -121,6 +123,7 @@ def router(
         Entry("GET", "/v1/audio/*", audio.unknown, nvidia.error),
         Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
         Entry("POST", "/v1/video/*", video.draw, nvidia.error),
+        Entry("POST", "/v1/media/*", MediaDoor(dispatch, audio).call, openai.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]

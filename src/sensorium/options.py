@@ -172,6 +172,7 @@ class NamedModel(Times):
 
     id: Annotated[str, AfterValidator(_model_id)] = Field(description="the name that callers use")
     vision: bool = Field(default=False, description="a chat model that takes pictures")
+    edit: bool = Field(default=False, description='an image model that edits pictures; `"*"` picks among these for an edit')
     upstream: str | None = Field(default=None, min_length=1, description="the provider's own name for it, when it is another")
     inline_limit: int | None = Field(
         default=None,

@@ -12,12 +12,13 @@ from sensorium.routing.call import Route
 
 DOORS = (
     ("POST /v1/chat/completions", "see, talk", "OpenAI"),
-    ("POST /v1/images/generations", "draw", "OpenAI"),
+    ("POST /v1/images/generations, /edits", "draw, edit", "OpenAI"),
     ("POST /v1/genai/<org>/<model>", "draw", "NVIDIA genai"),
     ("POST /v1/embeddings", "embed", "OpenAI"),
     ("POST /v1/rerank", "rank", ""),
     ("POST /v1/audio/speech, /transcriptions, /synthesize", "speak, listen", "OpenAI, NVIDIA"),
     ("POST /v1/video/<org>/<model>", "film", "NVIDIA genai"),
+    ("POST /v1/media/<operation>", "all of these", ""),
     ("GET  /v1/models", "what there is", "OpenAI"),
     ("GET  /v1/status, /healthz, /readyz", "state", ""),
 )
@@ -101,7 +102,7 @@ def _standing(name: str, routes: Sequence[Route], why: Callable[[Route], str | N
     if not able:
         return Standing(name, False, "; ".join(trouble))
     picked = next((route for route in able if not route.open), None)
-    takes = sorted({capability for route in able for capability in route.capabilities})
+    takes = sorted({capability for route in able for capability in route.capabilities} - {"edit"})
     anything = list(dict.fromkeys(route.provider.name for route in able if route.open))
     said = [f"* = {picked.id}"] if picked else []
     said += [f"any name at {' and '.join(anything)}"] if anything else []

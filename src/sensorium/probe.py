@@ -206,6 +206,7 @@ def _call(route: Route, draw: bool) -> Call:
         members = DRAWN
     body = jsonbody.members(json.dumps(members).encode())
     form = (Part("file", _silence(), "silence.wav", "audio/wav"),) if route.modality == "transcribe" else None
+    operation = route.upstream if route.dialect == "genai" else operation
     return Call("doctor", route.upstream, route.modality, (route.dialect,), operation, body, method=method, form=form)
 
 

@@ -39,7 +39,7 @@ OPEN: Final[dict[str, dict[Modality, str]]] = {
 }
 ON_AI: Final = ("image", "rerank")  # of kind nvidia, on its second host
 TIMES: Final = ("connect_s", "first_byte_s", "timeout_s", "idle_s", "hedge_after_s")  # of a model, over its provider's
-EITHER, TEXT, NOTHING = frozenset({"text", "vision"}), frozenset({"text"}), frozenset[str]()
+EITHER, TEXT, EDIT, NOTHING = frozenset({"text", "vision"}), frozenset({"text"}), frozenset({"edit"}), frozenset[str]()
 
 
 def routes(settings: Settings, vault: Vault | None) -> list[Route]:
@@ -94,7 +94,7 @@ def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
 
 
 def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect, private: bool = False) -> Route:
-    able = (EITHER if model.vision else TEXT) if modality == "chat" else NOTHING
+    able = (EITHER if model.vision else TEXT) if modality == "chat" else EDIT if modality == "image" and model.edit else NOTHING
     own = {name: seconds for name in TIMES if (seconds := getattr(model, name)) is not None}
     at = replace(provider, **own) if own else provider
     return Route(

@@ -178,6 +178,18 @@ def test_a_slow_provider_is_passed_over_and_a_refusal_is_not() -> None:
         dispatched(Transport(Unprocessable("no"), [b"x"]), ONE, TWO)
 
 
+def test_star_goes_past_a_route_that_cannot_be_sent_the_call() -> None:
+    """The rules of one model are not those of the next; a content filter is no rule of that kind."""
+    hub = Hub(Transport(Unprocessable("steps is 9"), [b"x"]), ONE, TWO)
+    assert (hub.call(model="*"), [attempt.asked for attempt in hub.records[0].attempts]) == (b"x", [False])
+    with pytest.raises(Unprocessable, match="steps is 9"):
+        Hub(Transport(Unprocessable("steps is 9"), Unavailable("down")), ONE, TWO).call(model="*")
+    filtered = Hub(Transport(Unprocessable("filtered", code="content_policy_violation"), [b"x"]), ONE, TWO)
+    with pytest.raises(Unprocessable, match="filtered"):
+        filtered.call(model="*")
+    assert filtered.transport.asked == ["one"]
+
+
 def test_a_stream_that_was_read_to_its_end_mark_is_answered() -> None:
     transport = Transport([b"data: 1\n\n", b"data: [DONE]\n\n", b""])
     assert [r.outcome for r in dispatched(transport, ONE, read=2)[1]] == ["answered"]

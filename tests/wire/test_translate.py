@@ -85,22 +85,6 @@ def test_a_format_is_asked_for_where_the_model_has_a_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b'{"detail": "Expected: example_id, got: base64"}', "Expected: example_id, got: base64"),
-        (b'{"detail": [{"msg": "too many", "loc": ["body"]}]}', "too many"),
-        (b'{"status": 403, "title": "Forbidden"}', "Forbidden"),
-        (b'{"error": {"message": "no", "code": "c"}}', "no"),
-        (b"404 page not found\n", "404 page not found"),
-        (b"", "the model's provider answered 422"),
-    ],
-)
-def test_genai_errors_in_openais_shape(body: bytes, message: str) -> None:
-    error = json.loads(translate.genai_error(body, 422, "r1"))["error"]
-    assert (error["message"], error["request_id"]) == (message, "r1")
-
-
-@pytest.mark.parametrize(
     ("call", "names"),
     [
         ({}, "prompt"),

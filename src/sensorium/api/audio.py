@@ -11,7 +11,7 @@ from dataclasses import replace
 from sensorium.api import transcode
 from sensorium.api.visit import Visit
 from sensorium.errors import BadRequest, NotConfigured, NotFound, SensoriumError, UnsupportedMedia, UpstreamRefused
-from sensorium.routing.call import ANY_MODEL, Call, Modality
+from sensorium.routing.call import ANY_MODEL, Call, Modality, Reply
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import jsonbody, multipart, openai, paths, speech
 
@@ -71,10 +71,10 @@ class AudioDoor:
         form = tuple(multipart.parse(body, media))
         model = openai.checked_name(multipart.field(form, "model") or ANY_MODEL)
         call = Call(visit.request_id, model, "transcribe", ("nvidia", "openai"), operation, {}, caller=visit.caller, form=form)
-        return await self._readable(replace(call, stream=multipart.field(form, "stream") in TRUE))
+        return await self.readable(replace(call, stream=multipart.field(form, "stream") in TRUE))
 
-    async def _readable(self, call: Call) -> Call:
-        """The call with audio that its routes can read. Raises UnsupportedMedia where it cannot be made."""
+    async def readable(self, call: Call) -> Call:
+        """A transcription call with audio that its routes can read. Raises UnsupportedMedia where it cannot be made."""
         place, file = next(((place, part) for place, part in enumerate(call.form or ()) if part.name == "file"), (0, None))
         media = speech.audio_type(file.data) if file else None
         picky = any(route.dialect == "nvidia" for route in self._dispatch.plan(call))
@@ -104,11 +104,15 @@ class AudioDoor:
         return replace(call, members=found, model=openai.model_name(found))
 
     async def _say(self, visit: Visit, call: Call) -> None:
+        await visit.relay(await self.spoken(visit, call))
+
+    async def spoken(self, visit: Visit, call: Call) -> Reply:
+        """The reply to a speech call. Raises what dispatch raises, naming near voices for an unknown one; UpstreamFailed without sound."""
         try:
             reply = await self._dispatch(call)
         except UpstreamRefused as refused:
             raise await self._about_voices(visit, call, refused) from None
-        await visit.relay(reply)
+        return reply
 
     async def _about_voices(self, visit: Visit, call: Call, refused: UpstreamRefused) -> SensoriumError:
         """The refusal, or the clearer one of a voice that the same service does not list."""

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 
 from sensorium.api.visit import Visit, origin
-from sensorium.errors import SensoriumError, Unavailable
-from sensorium.routing.call import ANY_MODEL, Call, Modality, Route
+from sensorium.routing import pictures
+from sensorium.routing.call import ANY_MODEL, Call, Modality
 from sensorium.routing.dispatch import Dispatch
-from sensorium.routing.origin import without_context
-from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, parameters, retrieval, translate
+from sensorium.wire import edits, jsonbody, multipart, openai, parameters, retrieval
 from sensorium.wire.jsonbody import Members
-
-DEFAULT_SIZE = "1024x1024"  # OpenAI's, for callers who name neither model nor size
-LOCAL_FORMATS = ("png", "jpeg")
 
 
 class OpenAIDoor:
-    """Handlers below /v1/. `now` is the time in seconds since the epoch."""
+    """Handlers below /v1/."""
 
-    def __init__(self, dispatch: Dispatch, now: Callable[[], float]) -> None:
+    def __init__(self, dispatch: Dispatch) -> None:
         self._dispatch = dispatch
-        self._now = now
 
     async def chat(self, visit: Visit) -> None:
         """Relay a chat call to a model that can see what it contains."""
@@ -67,48 +60,32 @@ class OpenAIDoor:
         await visit.answer(retrieval.ranked(body, found, reply.route.answers, visit.request_id, provider), origin(reply))
 
     async def images(self, visit: Visit) -> None:
-        """Draw pictures: relayed where the model speaks OpenAI, else translated to genai, one call per picture."""
-        found = without_context(jsonbody.members(await visit.whole_body()))
-        asked = replace(_call(visit, found, "image", "images/generations"), dialects=("openai", "genai"))
-        visit.origin.asked = asked.model
-        failure: SensoriumError = Unavailable("no route")
-        for route in self._dispatch.plan(asked):
-            call = replace(asked, model=route.id, dialects=(route.dialect,))
-            try:
-                if route.dialect == "openai":
-                    await self._relay(visit, call)
-                else:
-                    await self._draw(visit, call, route, DEFAULT_SIZE if asked.model == ANY_MODEL else None)
-                return
-            except SensoriumError as error:
-                if visit.status or not error.retryable:
-                    raise
-                failure = error
-        raise failure
+        """Draw pictures: relayed where the model speaks OpenAI, else translated to genai."""
+        found = jsonbody.members(await visit.whole_body())
+        call = replace(_call(visit, found, "image", pictures.GENERATIONS), dialects=("openai", "genai"))
+        await self._relay(visit, replace(call, stream=jsonbody.flag(found, "stream")))
+
+    async def edits(self, visit: Visit) -> None:
+        """Edit pictures, from a form or from JSON. `*` takes a model that is known to edit; whoever names one is answered by it."""
+        body, media = await visit.whole_body(), visit.header("content-type")
+        form = tuple(multipart.parse(body, media)) if multipart.is_form(media) else None
+        if form is None:
+            found = jsonbody.members(body)
+            edits.check_members(found)
+            call = replace(_call(visit, found, "image", pictures.EDITS), stream=jsonbody.flag(found, "stream"))
+        else:
+            edits.check_form(form)
+            model = openai.checked_name(multipart.field(form, "model") or ANY_MODEL)
+            stream = multipart.field(form, "stream") == "true"
+            call = replace(_call(visit, {}, "image", pictures.EDITS), model=model, form=form, stream=stream)
+        needs = frozenset({"edit"}) if call.model == ANY_MODEL else frozenset[str]()
+        await self._relay(visit, replace(call, dialects=("openai", "genai"), needs=needs))
 
     async def _relay(self, visit: Visit, call: Call) -> None:
         """Relay with the caller's query string, less what looks like a credential: the only key a provider gets is its own."""
         query, dropped = openai.query(visit.query)
         call = replace(call, changes=(f"query {parameters.listed(dropped)} dropped",)) if dropped else call
         await visit.relay(await self._dispatch(replace(call, operation=f"{call.operation}?{query}") if query else call))
-
-    async def _draw(self, visit: Visit, call: Call, route: Route, size: str | None) -> None:
-        formats = LOCAL_FORMATS if route.provider.local else ()
-        seed = secrets.randbelow(nvidia_models.SEED.high) + 1
-        asked = translate.images_to_genai(call.members, route.id, seed, size=size, formats=formats)
-        pictures: list[str] = []
-        said: dict[str, str] = {}
-        for members in asked.bodies:
-            nvidia_models.check(route.id, {name: raw for name, raw in members.items() if name != "output_format"})
-            reply = await self._dispatch(replace(call, members=members, changes=asked.changes))
-            said = origin(reply)
-            if reply.status != 200:
-                kept = {name: text for name, text in reply.headers.items() if name == "retry-after"}
-                error = translate.genai_error(await reply.whole(), reply.status, visit.request_id)
-                await visit.answer(error, said | kept, reply.status)
-                return
-            pictures.append(nvidia.drawn(await reply.whole(), reply.route.provider.name))
-        await visit.answer(translate.images_reply(pictures, int(self._now())), said)
 
     async def models(self, visit: Visit) -> None:
         """Every model, what it can do, and whether it stands in for another."""

@@ -114,6 +114,7 @@ class Call:
     the whole of what is no stream; `headers` go on to the provider.
     `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
     `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
+    `extensions` are members beyond OpenAI's protocol, which a route of that dialect is not sent.
     """
 
     id: str
@@ -132,6 +133,7 @@ class Call:
     changes: tuple[str, ...] = ()
     optional: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    extensions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, UpstreamFailed
+from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, Unprocessable, UpstreamFailed
 from sensorium.routing import hedge
 from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Route, Where
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.health import SECRET_MISSING, Admission, Closed, Health
 from sensorium.routing.opening import EMPTY, identity, opened, retry_after
 from sensorium.routing.origin import attributed
+from sensorium.routing.pictures import calls
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import overdue, refusal
 from sensorium.routing.terms import laid_on
@@ -121,6 +122,7 @@ class Walk:
     def __init__(self, parts: Parts, turns: Turns, call: Call, began: float) -> None:
         self.call, self.attempts, self.given_up = call, list[Attempt](), list[Route]()
         self.routes: Sequence[Route] = ()
+        self._unfit: SensoriumError | None = None  # the first refusal of ours: a route that cannot be sent this call
         self._parts, self._turns, self._began = parts, turns, began
 
     def all_attempts(self) -> tuple[Attempt, ...]:
@@ -139,7 +141,7 @@ class Walk:
             reply = await self._ask(limited, await self._turn(limited))
             if reply is not None:
                 return reply
-        raise refusal(self.attempts)
+        raise self._unfit or refusal(self.attempts)
 
     async def in_time(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The body under the call's deadline. Raises DeadlineExceeded."""
@@ -201,6 +203,7 @@ class Walk:
             self._note(route, failure, admission.retry_after_s, asked=False)
             return None
         try:
+            self._parts.health.charge(route, calls(self.call, route) - 1)
             return await self._answered(route, admission)
         except asyncio.CancelledError:
             self.given_up.append(route)
@@ -224,6 +227,10 @@ class Walk:
         except (SecretUnusable, StoreUnavailable) as error:
             failure, asked = Failure("auth", 0, error.message, SECRET_MISSING), False
         except SensoriumError as error:
+            if self.call.model == ANY_MODEL and isinstance(error, Unprocessable) and error.code == Unprocessable.code:
+                self._unfit = self._unfit or error
+                self._note(route, Failure("semantic", error.status, error.message), None, asked=False)
+                return None
             if not error.retryable:
                 raise
             failure = Failure("transport", error.status, error.message)

@@ -30,11 +30,12 @@ SECRET_MISSING = "secret_missing"
 REACTION: dict[FailureClass, str] = {
     "provider_outage": "3 in a row close it for 30 s",
     "transport": "3 in a row close it for 30 s",
-    "rate_limited": "its provider pauses",
+    "rate_limited": "it pauses",
     "auth": "its provider is out until its key changes",
     "quota_exhausted": "its provider is out until its key changes, at most an hour",
     "model_unavailable": "it is out until the key changes, at most ten minutes",
     "semantic": "nothing changes: the call's own fault",
+    "overtaken": "nothing changes",
 }
 MOST_PLACES = 4096  # of which anything is remembered: open routes take any name that a caller thinks of
 Place = tuple[str, str, str]
@@ -122,6 +123,10 @@ class Health:
             return Closed("provider_outage", "another call is trying it after an outage", 1.0)
         self._bucket(route.provider).take()  # there is one: nothing else ran since `closed_to`
         return Admission(self, route, trial)
+
+    def charge(self, route: Route, calls: int) -> None:
+        """An admitted call is `calls` more for the route's provider than the one that was counted."""
+        self._bucket(route.provider).charge(calls)
 
     def condition(self, route: Route) -> Condition:
         """What a status page tells of this route."""

@@ -48,6 +48,11 @@ class Bucket:
         self._tokens += 1
         self._fill()
 
+    def charge(self, calls: int) -> None:
+        """Use up `calls` more, whether they are there or not; those that come later wait for them."""
+        if self._rate is not None:
+            self._tokens -= calls
+
     def _fill(self) -> None:
         now = self._clock()
         if self._rate is not None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Provider, Route
 from sensorium.routing.metering import counting
-from sensorium.wire import jsonbody, multipart, nvidia_models, retrieval, speech
+from sensorium.wire import films, jsonbody, multipart, nvidia_models, parameters, retrieval, speech
+from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 from sensorium.wire.speech import Form
 
@@ -38,7 +39,8 @@ def _of_dialect(call: Call, route: Route) -> Payload:
     if call.method == "GET":
         return Payload(f"{base}/{call.operation}", None, None)
     if route.dialect == "genai" or route.modality == "video":
-        return Payload(f"{base}/{'genai/' if route.provider.local else ''}{route.upstream}", JSON, _genai(call, route))
+        call, changes = _filmed(call, route)
+        return Payload(f"{base}/{'genai/' if route.provider.local else ''}{route.upstream}", JSON, _genai(call, route), changes)
     if route.dialect == "nvidia" and route.modality in ("speech", "transcribe"):
         return _spoken(call, route)
     if route.dialect == "nvidia" and route.modality == "rerank":
@@ -50,7 +52,26 @@ def _of_dialect(call: Call, route: Route) -> Payload:
         members, changes = retrieval.embedding(call.members)
         return Payload(f"{base}/{call.operation}", JSON, jsonbody.encode(members, model=route.upstream), changes)
     more = counting(call, route)
-    return Payload(f"{base}/{call.operation}", JSON, jsonbody.encode(call.members, model=route.upstream, **more), counted=bool(more))
+    members, changes = _plain(call)
+    url = f"{base}/{call.operation}"
+    return Payload(url, JSON, jsonbody.encode(members, model=route.upstream, **more), changes, counted=bool(more))
+
+
+def _plain(call: Call) -> tuple[Members, tuple[str, ...]]:
+    """The members without those that OpenAI's protocol does not have."""
+    dropped = [name for name in call.members if name in call.extensions]
+    if not dropped:
+        return call.members, ()
+    kept = {name: raw for name, raw in call.members.items() if name not in call.extensions}
+    return kept, (f"{parameters.listed(dropped)} dropped: OpenAI's protocol has none",)
+
+
+def _filmed(call: Call, route: Route) -> tuple[Call, tuple[str, ...]]:
+    """A video call of the media door in the model's own words; others as they are."""
+    if call.operation != films.OPERATION:
+        return call, ()
+    members, changes = films.translated(call.members, route.id)
+    return replace(call, members=members), changes
 
 
 def _genai(call: Call, route: Route) -> bytes:

@@ -11,7 +11,7 @@ from sensorium.routing.catalog import Catalog
 DOORS: dict[Modality, str] = {
     "chat": "POST /v1/chat/completions",
     "embed": "POST /v1/embeddings",
-    "image": "POST /v1/images/generations or /v1/genai/<model>",
+    "image": "POST /v1/images/generations, /v1/images/edits or /v1/genai/<model>",
     "speech": "POST /v1/audio/synthesize or /v1/audio/speech",
     "transcribe": "POST /v1/audio/transcriptions",
     "video": "POST /v1/video/<model>",
@@ -84,5 +84,9 @@ def _able(call: Call, routes: list[Route]) -> tuple[Route, ...]:
         missing = " and ".join(sorted(call.needs))
         have = "; ".join(f"{route.id}: {', '.join(sorted(route.capabilities))}" for route in routes[:4])
         hint = "send a picture with the question" if call.needs == {"text"} else "name a model that can, or configure one"
+        if "edit" in call.needs:
+            hint = "name a model that edits pictures, or mark one with edit = true in the settings"
+            known = ", ".join(route.id for route in routes[:4])
+            raise InvalidModel(f"no model here is known to edit pictures; there is only {known}", param="model", hint=hint)
         raise InvalidModel(f"no model for this call: it needs {missing} input, and there is only {have}", param="model", hint=hint)
     return able

@@ -12,7 +12,7 @@ import aiohttp
 from sensorium import __version__, fetch
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON
-from sensorium.routing import inline, nvcf
+from sensorium.routing import inline, nvcf, pictures
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
@@ -48,10 +48,16 @@ class Upstream:
     async def send(self, call: Call, route: Route) -> Reply:
         """Send the call; return as soon as the status and headers are there. Redirects are not followed.
 
-        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`).
+        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`); where OpenAI's pictures are asked for in
+        genai, the reply is whole (`pictures`).
         Raises Unavailable when nobody answers at the address or the key is missing, UpstreamFailed when the connection
         breaks before the reply, DeadlineExceeded when it takes too long, and what `payload` and `inline.fitted` raise.
         """
+        if pictures.translated(call, route):
+            return metered(await pictures.drawn(call, route, self._send), call, hide=False)
+        return await self._send(call, route)
+
+    async def _send(self, call: Call, route: Route) -> Reply:
         sent = await inline.fitted(payload(call, route), route, self._fetch)
         if not nvcf.spoken(route):
             return metered(await self._asked(call, route, sent, headers(call, route, sent)), call, hide=sent.counted)

@@ -1,4 +1,4 @@
-"""The named pairs where the protocol in differs from the protocol out. Today one: OpenAI's images to NVIDIA's genai."""
+"""OpenAI's images call as NVIDIA's genai bodies, and the reply of OpenAI's shape. `edits` has the calls with a picture."""
 
 from __future__ import annotations
 
@@ -49,25 +49,14 @@ def images_to_genai(found: Members, model: str, seed: int, *, size: str | None =
     if formats:
         shared["output_format"] = _raw(_given(found, "output_format", OneOf(formats)) or formats[0])
     sized, changed = _sized(_size(jsonbody.text(found, "size") or size), model)
-    first, count = int(_given(found, "seed", SEED) or seed), int(_given(found, "n", COUNT) or 1)
-    bodies = tuple(shared | sized | {"seed": _raw((first + i) % (SEED.high + 1) or 1)} for i in range(count))
+    first = int(_given(found, "seed", SEED) or seed)
+    bodies = tuple(shared | sized | {"seed": _raw((first + i) % (SEED.high + 1) or 1)} for i in range(count(found)))
     return ImagesCall(bodies, (*((f"{parameters.listed(dropped)} dropped",) if dropped else ()), *changed))
 
 
-def genai_error(body: bytes, status: int, request_id: str) -> bytes:
-    """A genai error reply in OpenAI's shape, whatever dialect it came in (NVIDIA page, section 5)."""
-    try:
-        reply = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        reply = body[:500].decode("utf-8", "replace").strip()
-    if isinstance(reply, dict) and isinstance(reply.get("error"), dict):
-        return msgspec.json.encode({"error": reply["error"] | {"request_id": request_id}})
-    said = next((reply[name] for name in ("detail", "title", "message") if reply.get(name)), "") if isinstance(reply, dict) else reply
-    if isinstance(said, list):
-        said = "; ".join(str(item.get("msg", item)) if isinstance(item, dict) else str(item) for item in said)
-    kind = "invalid_request_error" if status < 500 else "upstream_error"
-    error = {"message": str(said) or f"the model's provider answered {status}", "type": kind, "code": "upstream_refused", "param": None}
-    return msgspec.json.encode({"error": error | {"request_id": request_id, "hint": None}})
+def count(found: Members) -> int:
+    """How many pictures are asked for. Raises Unprocessable."""
+    return int(_given(found, "n", COUNT) or 1)
 
 
 def images_reply(pictures: list[str], created: int) -> bytes:

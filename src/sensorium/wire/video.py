@@ -60,10 +60,18 @@ def placed(body: bytes, provider: str) -> bytes:
     raise UpstreamFailed(f"{provider} answered without a video")
 
 
+def link(body: bytes) -> str | None:
+    """The link of a reply that holds no more than one to its video."""
+    reply = _object(body) or {}
+    if _found(reply) is not None:
+        return None
+    texts = (_decoded(place[name]) for place in _places(reply) for name in ("url", *_MEMBERS) if name in place)
+    return next((text for text in texts if "://" in text[:16]), None)
+
+
 def filtered(body: bytes) -> bool:
     """Whether the model's content filter refused, which is answered with 200 and a video of nothing."""
-    reply = _object(body) or {}
-    places = [reply, *(place for name in _LISTS if isinstance(place := _first(reply, name), dict))]
+    places = _places(_object(body) or {})
     return any(_head(place[name], 20) == b'"CONTENT_FILTERED"' for place in places for name in _FINISH if name in place)
 
 
@@ -108,8 +116,19 @@ def _embedded(raw: Any) -> msgspec.Raw | None:
 
 
 def _linked(reply: Members) -> bool:
-    places = [reply, *(place for name in _LISTS if isinstance(place := _first(reply, name), dict))]
-    return any(b"://" in _head(place[name], 16) for place in places for name in ("url", *_MEMBERS) if name in place)
+    return any(b"://" in _head(place[name], 16) for place in _places(reply) for name in ("url", *_MEMBERS) if name in place)
+
+
+def _places(reply: Members) -> list[Members]:
+    """Where members may be: the reply itself, and the first item of each list."""
+    return [reply, *(place for name in _LISTS if isinstance(place := _first(reply, name), dict))]
+
+
+def _decoded(raw: Any) -> str:
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # no string
+        return ""
 
 
 def _with_artifact(reply: Members, film: msgspec.Raw) -> bytes:

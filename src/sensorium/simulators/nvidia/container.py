@@ -14,7 +14,7 @@ ROUTES: dict[str, dict[str, Callable[[Ask], Reply]]] = {
     "chat": {"/v1/chat/completions": chat.answer, "/v1/completions": completions.complete, "/v1/responses": completions.respond},
     "embed": {"/v1/embeddings": retrieval.embed},
     "rerank": {"/v1/ranking": retrieval.rerank},
-    "image": {"/v1/infer": images.answer, "/v1/images/generations": images.openai},
+    "image": {"/v1/infer": images.answer, "/v1/images/generations": images.openai, "/v1/images/edits": images.edit},
     "video": {"/v1/infer": video.answer},
 }
 

@@ -1,17 +1,19 @@
 """Image containers (section 7): schemas, the refusal of users' own images, and the replies in each model's shape.
 
-Guesses: a needed image that is missing is a `missing` item; the picture of finishReason ERROR is empty; which drift shape comes when.
+Guesses: a needed image that is missing is a `missing` item; how containers take an edit; the picture of finishReason ERROR is empty;
+which drift shape comes when.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from typing import Any
 
-from sensorium.simulators import drawing, mesh
-from sensorium.simulators.nvidia.ask import Ask, Strict, item, read, refuse
+from sensorium.simulators import drawing, mesh, multipart
+from sensorium.simulators.nvidia.ask import Ask, Strict, item, read, refuse, validated
 from sensorium.simulators.nvidia.image_schemas import HOSTED, LOCAL, Prompt, Trellis, Wish
 from sensorium.simulators.nvidia.replies import Refused, Reply, detail, json_reply
 
@@ -50,7 +52,25 @@ class OpenAIImage(Strict):
 
 def openai(ask: Ask) -> Reply:
     """POST /v1/images/generations of a container. Raises Refused."""
-    wish = read(OpenAIImage, ask)
+    return _pictures(ask, read(OpenAIImage, ask))
+
+
+def edit(ask: Ask) -> Reply:
+    """POST /v1/images/edits of a container: a form with the picture. Raises Refused."""
+    try:
+        fields = multipart.parse(ask.content_type, ask.body)
+    except multipart.BadForm as error:
+        raise Refused(detail(400, f"There was an error parsing the body: {error}")) from None
+    given = [field for field in fields if field.name in ("image", "image[]") and field.filename is not None]
+    if not given:
+        refuse([item("missing", ("image",), "Field required", None)])
+    plain = {field.name: field.text for field in fields if field.filename is None}
+    wish = validated(OpenAIImage, plain)
+    seen = hashlib.sha256(b"".join(field.data for field in fields if field.filename is not None)).hexdigest()
+    return _pictures(ask, wish.model_copy(update={"prompt": f"{wish.prompt}\0{seen}"}))
+
+
+def _pictures(ask: Ask, wish: OpenAIImage) -> Reply:
     across, _, down = wish.size.partition("x")
     if not (across.isdecimal() and down.isdecimal() and 0 < int(across) <= 2048 and 0 < int(down) <= 2048):
         refuse([item("value_error", ("size",), "Value error, size must be WIDTHxHEIGHT", wish.size)])
