@@ -8,7 +8,7 @@ from typing import Any
 from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.routing.call import Reply
-from sensorium.wire import sse
+from sensorium.wire import anthropic, sse
 
 SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
 CHANGED_MOST = 2000  # characters
@@ -26,7 +26,12 @@ class Visit(Exchange):
         self.raw_path: bytes = scope.get("raw_path") or b""
         self.caller = ""
         self._render = render
+        self._anthropic = render is anthropic.error
         self._max_body = max_body
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Begin an answer that grows. Anthropic's clients look for the call's id under a name of their own."""
+        await super().begin(status, {**headers, "request-id": self.request_id} if self._anthropic else headers)
 
     async def whole_body(self) -> bytes:
         """The body under this hub's cap. Raises as `Exchange.body` does."""
@@ -69,7 +74,7 @@ class Visit(Exchange):
             if rest:
                 await self.send(rest)
         except SensoriumError as error:
-            await self.send(sse.event(self._render(error, self.request_id)))
+            await self.send(sse.event(self._render(error, self.request_id), "error" if self._anthropic else ""))
 
 
 def origin(reply: Reply) -> dict[str, str]:

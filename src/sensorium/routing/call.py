@@ -14,10 +14,11 @@ from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 
-Dialect = Literal["openai", "genai", "nvidia"]
+Dialect = Literal["openai", "genai", "nvidia", "anthropic"]
 """How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
 URL (pictures, video). `nvidia`: what NVIDIA does in a way of its own: speech NIMs (the operation below the base URL, forms, no model),
-rerank (the model's slug below the base URL) and embeddings (`input_type`)."""
+rerank (the model's slug below the base URL) and embeddings (`input_type`). `anthropic`: the operation below the base URL, the model in the
+body, the key and the protocol's version in headers of its own."""
 Modality = Literal["chat", "embed", "image", "speech", "transcribe", "video", "rerank"]
 Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"
@@ -99,6 +100,7 @@ class Call:
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
     `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte.
     `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
+    `headers` are those of the caller that go on to a route of the caller's own dialect.
     `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
     """
 
@@ -117,6 +119,7 @@ class Call:
     form: tuple[Part, ...] | None = None
     changes: tuple[str, ...] = ()
     optional: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

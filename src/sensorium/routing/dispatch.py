@@ -17,6 +17,7 @@ from sensorium.routing.health import Admission, Closed, Health
 from sensorium.routing.opening import opened, retry_after
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import refusal
+from sensorium.routing.translation import translation
 from sensorium.wire import sse
 from sensorium.wire.failure import Failure
 
@@ -52,7 +53,7 @@ class Dispatch:
         began = self._parts.clock()
         walk = Walk(self._parts, call, list(plan(call, self.catalog)), began)
         try:
-            reply = await walk.to_an_answer()
+            reply = await translation(call, await walk.to_an_answer())
         except SensoriumError as error:
             self._record(walk, None, error.status, "failed", began)
             raise

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
 
 from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Provider, Route
-from sensorium.wire import jsonbody, multipart, nvidia_models, retrieval, speech
+from sensorium.wire import anthropic_chat, jsonbody, multipart, nvidia_models, retrieval, speech
 from sensorium.wire.multipart import Part
 from sensorium.wire.speech import Form
+
+MESSAGES: Final = "messages"  # the operation of Anthropic's protocol that is a chat call in OpenAI's
+# what a host calls the most tokens of an answer, where it refuses `max_tokens` for some of its models
+LIMITS: Final = {"api.openai.com": "max_completion_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,20 @@ def payload(call: Call, route: Route) -> Payload:
     return replace(made, changes=(*call.changes, *made.changes))
 
 
+def translated(call: Call, route: Route) -> bool:
+    """Whether the call is in Anthropic's protocol and the route speaks OpenAI's."""
+    return route.dialect == "openai" and call.operation.partition("?")[0] == MESSAGES
+
+
 def _of_dialect(call: Call, route: Route) -> Payload:
     base = route.provider.base_url
     if call.method == "GET":
         return Payload(f"{base}/{call.operation}", None, None)
     if route.dialect == "genai" or route.modality == "video":
         return Payload(f"{base}/{'genai/' if route.provider.local else ''}{route.upstream}", JSON, _genai(call, route))
+    if translated(call, route):
+        members, changes = anthropic_chat.chat(call.members, LIMITS.get(urlsplit(base).hostname or "", "max_tokens"))
+        return Payload(f"{base}/chat/completions", JSON, jsonbody.encode(members, model=route.upstream), changes)
     if route.dialect == "nvidia" and route.modality in ("speech", "transcribe"):
         return _spoken(call, route)
     if route.dialect == "nvidia" and route.modality == "rerank":

@@ -14,13 +14,15 @@ from sensorium.exchange import JSON
 from sensorium.routing import nvcf
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.payload import Payload, payload
+from sensorium.wire import anthropic
 
 CONNECT_S = 10.0
 KEPT = (
     *("content-type", "content-length", "content-encoding", "cache-control", "x-accel-buffering"),
     *("retry-after", "nvcf-reqid", "nvcf-status", "x-sensorium-caption", "x-sensorium-ignored", "x-sensorium-scope"),
 )
-KEPT_PREFIX = "x-ratelimit-"
+KEPT_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+UPSTREAM_IDS = ("x-request-id", "request-id")
 
 
 class Upstream:
@@ -95,16 +97,19 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     if sent.media is not None:
         said["content-type"] = sent.media
     key = route.provider.credential.reveal()
-    if key:
+    if route.dialect == "anthropic":
+        said |= {"anthropic-version": anthropic.VERSION, **call.headers} | ({"x-api-key": key} if key else {})
+    elif key:
         said["authorization"] = f"Bearer {key}"
     return said
 
 
 def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, str]:
     lowered = {name.lower(): text for name, text in response.headers.items()}
-    kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIX)}
-    if "x-request-id" in lowered:
-        kept["x-upstream-request-id"] = lowered["x-request-id"]
+    kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIXES)}
+    theirs = next((lowered[name] for name in UPSTREAM_IDS if name in lowered), None)
+    if theirs is not None:
+        kept["x-upstream-request-id"] = theirs
     return kept
 
 
