@@ -46,7 +46,7 @@ def told(raw: bytes) -> list[dict[str, Any]]:
 
 def events(*chunks: dict[str, Any], asked: Asked = ASKED) -> list[dict[str, Any]]:
     made = Events(asked)
-    return told(made.feed(stream(*chunks)) + made.end())
+    return told(b"".join([*made.feed(stream(*chunks)), *made.end()]))
 
 
 def collected(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -259,33 +259,36 @@ def test_calls_that_cannot_be_told_apart_end_the_stream(chunks: list[dict[str, A
 
 def test_an_error_in_the_middle_has_its_class_and_clean_words() -> None:
     made = Events(ASKED)
-    made.feed(stream(chunk({"content": "a"}))[: -len(sse.DONE)])
+    torn = stream(chunk({"content": "a"}))[: -len(sse.DONE)]
+    found = []
     with pytest.raises(UpstreamRefused) as caught:
-        made.feed(sse.event(b'{"error": {"message": "too many for nvapi-0123456789abcdef", "code": 429}}'))
+        for event in made.feed(torn + sse.event(b'{"error": {"message": "too many for nvapi-0123456789abcdef", "code": 429}}')):
+            found.append(event)
     assert (caught.value.status, "nvapi" in caught.value.message) == (429, False)
+    assert told(b"".join(found))[-1]["delta"]["text"] == "a"  # what came with the error is not lost
 
 
 @pytest.mark.parametrize(("raw", "said"), [(b"data: nope\n\n", "not JSON"), (b"data: [1]\n\n", "not JSON"), (sse.DONE, "first event")])
 def test_a_stream_that_is_none(raw: bytes, said: str) -> None:
     with pytest.raises(UpstreamFailed, match=said):
-        Events(ASKED).feed(raw)
+        list(Events(ASKED).feed(raw))
 
 
 def test_an_end_without_a_reason_is_a_break_and_one_with_it_is_not() -> None:
     made = Events(ASKED)
-    made.feed(sse.event(json.dumps(chunk({"content": "a"})).encode()))
+    list(made.feed(sse.event(json.dumps(chunk({"content": "a"})).encode())))
     with pytest.raises(UpstreamFailed, match="before the answer was complete"):
-        made.end()
-    rest = made.feed(sse.event(json.dumps(chunk(finish="stop")).encode()))
-    assert [event["type"] for event in told(rest + made.end())][-1] == "message_stop"
-    assert (made.end(), made.feed(sse.DONE)) == (b"", b"")
+        list(made.end())
+    rest = [*made.feed(sse.event(json.dumps(chunk(finish="stop")).encode())), *made.end()]
+    assert told(b"".join(rest))[-1]["type"] == "message_stop"
+    assert [*made.end(), *made.feed(sse.DONE)] == []
 
 
 def test_a_delta_goes_out_with_the_bytes_that_bring_it() -> None:
     made = Events(ASKED)
-    first = told(made.feed(sse.event(json.dumps(chunk({"content": "a"})).encode())))
+    first = told(b"".join(made.feed(sse.event(json.dumps(chunk({"content": "a"})).encode()))))
     assert [event["type"] for event in first] == ["message_start", "content_block_start", "content_block_delta"]
-    (second,) = told(made.feed(sse.event(json.dumps(chunk({"content": "b"})).encode())))
+    (second,) = told(b"".join(made.feed(sse.event(json.dumps(chunk({"content": "b"})).encode()))))
     assert second["delta"] == {"type": "text_delta", "text": "b"}
 
 
@@ -304,5 +307,5 @@ def test_text_and_tools_survive_in_any_chunking_as_in_the_whole(words: list[str]
         chunks.append(arguments(text[1:], index))
     raw = stream(*chunks, chunk(finish="stop"), {"choices": [], "usage": USAGE})
     made = Events(ASKED)
-    streamed = collected(told(b"".join(made.feed(piece) for piece in pieces(raw, cuts)) + made.end()))
+    streamed = collected(told(b"".join([event for piece in pieces(raw, cuts) for event in made.feed(piece)] + [*made.end()])))
     assert streamed == whole({"content": "".join(words), "tool_calls": calls})

@@ -43,12 +43,10 @@ async def translation(call: Call, reply: Reply) -> Reply:
 async def _events(reply: Reply, asked: anthropic_reply.Asked) -> AsyncIterator[bytes]:
     events = anthropic_reply.Events(asked)
     async for chunk in reply.chunks:
-        made = events.feed(chunk)
-        if made:
-            yield made
-    last = events.end()
-    if last:
-        yield last
+        for event in events.feed(chunk):
+            yield event
+    for event in events.end():
+        yield event
 
 
 def _whole(reply: Reply, body: bytes) -> Reply:

@@ -69,22 +69,17 @@ class Events:
         self._usage: dict[str, Any] | None = None
         self._begun = self._ended = False
 
-    def feed(self, piece: bytes) -> bytes:
-        """What the upstream's next bytes say."""
-        made: list[bytes] = []
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """What the upstream's next bytes say; what comes before an error is said before it is raised."""
         for data in self._frames.feed(piece):
-            if self._ended:
-                break
-            made += self._end() if data.strip() == b"[DONE]" else self._chunk(_decoded(data, self._asked))
-        return b"".join(made)
+            if not self._ended:
+                yield from self._end() if data.strip() == b"[DONE]" else self._chunk(_decoded(data, self._asked))
 
-    def end(self) -> bytes:
+    def end(self) -> Iterator[bytes]:
         """The upstream's stream is over: what is still to be said. Raises UpstreamFailed when it ended before its finish reason."""
-        if self._ended:
-            return b""
-        if self._finish is None:
+        if self._finish is None and not self._ended:
             raise UpstreamFailed(f"{self._asked.provider} ended its stream before the answer was complete")
-        return b"".join(self._end())
+        yield from () if self._ended else self._end()
 
     def _chunk(self, told: dict[str, Any]) -> Iterator[bytes]:
         if told.get("error") and not told.get("choices"):
