@@ -224,3 +224,20 @@ def test_what_was_dropped_is_told(simulated: anthropic.Anthropic) -> None:
     )
     assert raw.headers["x-sensorium-changed"] == "metadata, top_k dropped"
     assert said(raw.parse()) == 'You wrote: "hello"'
+
+
+def test_the_shipped_model_describes_a_picture_and_streams(hub: str) -> None:
+    with anthropic.Anthropic(base_url=hub, api_key="any", max_retries=0, timeout=60) as client:
+        picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": red()}}
+        asked: list[MessageParam] = [{"role": "user", "content": [picture, {"type": "text", "text": "Describe this image."}]}]
+        exactly = {"temperature": 0}  # this release of the package has no parameter for it
+        message = client.messages.create(model="*", max_tokens=60, messages=asked, extra_body=exactly)
+        assert (message.model, bool(said(message))) == ("sensorium/scenes-vlm", True)
+        assert message.usage.input_tokens > 0 and message.usage.output_tokens > 0
+        with client.messages.stream(model="sensorium/scenes-vlm", max_tokens=60, messages=asked, extra_body=exactly) as stream:
+            final = stream.get_final_message()
+        assert (said(final), final.stop_reason, final.usage) == (said(message), message.stop_reason, message.usage)
+        broken: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+        with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]") as caught:
+            client.messages.create(model="*", max_tokens=9, messages=[{"role": "user", "content": [broken]}])
+        assert caught.value.error_code == "invalid_image"
