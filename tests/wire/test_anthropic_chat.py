@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sensorium.errors import BadRequest
-from sensorium.wire import anthropic_chat, jsonbody
+from sensorium.errors import BadRequest, SensoriumError
+from sensorium.wire import anthropic, anthropic_chat, jsonbody
 
 HELLO = {"role": "user", "content": "hello"}
 BASE64 = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
@@ -160,6 +163,7 @@ def test_a_tools_error_and_its_pictures_reach_the_model() -> None:
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tools": [TOOL], "tool_choice": "auto"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": {"type": []}}, "tool_choice.type"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"output_config": 1}, "output_config"),
         ({"output_config": {"format": {"type": "text"}}}, "output_config.format"),
@@ -183,3 +187,22 @@ def test_what_is_out_of_form_is_refused_by_its_place(given: dict[str, Any], plac
     with pytest.raises(BadRequest) as caught:
         translated(**given)
     assert (caught.value.status, (caught.value.param or "").startswith(place)) == (400, True), caught.value.param
+
+
+NAMES = st.sampled_from(["type", "text", "source", "content", "name", "id", "input", "tool_use_id", "role", "input_schema", "data", "url"])
+KINDS = st.sampled_from(["text", "image", "tool_use", "tool_result", "base64", "url", "tool", "any", "user", "assistant", "custom", "x"])
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | KINDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(["system", "tools", "tool_choice", "output_config", "stop_sequences", "thinking", "metadata", "mcp_servers"])
+
+
+@given(st.lists(ANYTHING, max_size=3), st.dictionaries(FIELDS, ANYTHING, max_size=4))
+def test_nothing_that_is_json_breaks_it(given_messages: list[Any], fields: dict[str, Any]) -> None:
+    found = jsonbody.members(json.dumps({"max_tokens": 5, "messages": given_messages, **fields}).encode())
+    with suppress(SensoriumError):
+        anthropic.contents(found)
+        members, _ = anthropic_chat.chat(found, "max_tokens")
+        assert {"messages", "max_tokens", "stream"} <= set(members)

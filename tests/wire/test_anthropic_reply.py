@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.errors import UpstreamFailed, UpstreamRefused
+from sensorium.errors import SensoriumError, UpstreamFailed, UpstreamRefused
 from sensorium.wire import sse
 from sensorium.wire.anthropic_reply import Asked, Events, message
 from tests.wire.test_sse import pieces
@@ -309,3 +310,39 @@ def test_text_and_tools_survive_in_any_chunking_as_in_the_whole(words: list[str]
     made = Events(ASKED)
     streamed = collected(told(b"".join([event for piece in pieces(raw, cuts) for event in made.feed(piece)] + [*made.end()])))
     assert streamed == whole({"content": "".join(words), "tool_calls": calls})
+
+
+PARTS = st.sampled_from(
+    [
+        "choices",
+        "delta",
+        "message",
+        "content",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "index",
+        "id",
+        "finish_reason",
+        "usage",
+        "error",
+    ]
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["{}", "stop", "f", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PARTS, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.dictionaries(PARTS, ANYTHING, max_size=4), max_size=4), st.lists(ANYTHING, max_size=3))
+def test_nothing_that_an_upstream_says_breaks_it(told_chunks: list[Any], calls: list[Any]) -> None:
+    deltas = [chunk({"tool_calls": calls}), *told_chunks, chunk({"content": calls})]
+    made = Events(ALOUD)
+    with suppress(SensoriumError):
+        for event in made.feed(stream(*deltas)):
+            assert event.endswith(b"\n\n")
+    for body in (*told_chunks, {"choices": [{"message": {"tool_calls": calls}}]}):
+        with suppress(SensoriumError):
+            message(json.dumps(body).encode(), ALOUD)

@@ -117,10 +117,11 @@ class _Translation:
         if not isinstance(choice, dict):
             raise BadRequest("tool_choice must be an object", param="tool_choice")
         self.left(choice, "tool_choice")
-        if choice.get("type") == "tool":
+        kind = str(choice.get("type"))
+        if kind == "tool":
             members["tool_choice"] = _raw({"type": "function", "function": {"name": _string(choice, "name", "tool_choice")}})
-        elif choice.get("type") in CHOICES:
-            members["tool_choice"] = _raw(CHOICES[choice["type"]])
+        elif kind in CHOICES:
+            members["tool_choice"] = _raw(CHOICES[kind])
         else:
             raise BadRequest("tool_choice.type must be auto, any, tool or none", param="tool_choice.type")
         return members | ({"parallel_tool_calls": _raw(False)} if choice.get("disable_parallel_tool_use") is True else {})

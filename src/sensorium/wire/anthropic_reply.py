@@ -45,7 +45,7 @@ def message(body: bytes, asked: Asked) -> bytes:
         content.append({"type": "thinking", "thinking": thought, "signature": ""})
     if text := _text(said.get("content")) or _text(said.get("refusal")):
         content.append({"type": "text", "text": text})
-    content += [use for number, call in enumerate(said.get("tool_calls") or ()) if (use := _use(call, number, asked, cut))]
+    content += [use for number, call in enumerate(_calls(said)) if (use := _use(call, number, asked, cut))]
     uses = any(block["type"] == "tool_use" for block in content)
     reason, stop = _reason(choice, asked, uses, bool(said.get("refusal")))
     return msgspec.json.encode(_message(asked, content, _usage(told.get("usage")), reason, stop))
@@ -104,7 +104,7 @@ class Events:
                 self._refused = self._refused or name == "refusal"
                 yield from self._shift("text", {"type": "text", "text": ""})
                 yield self._piece({"type": "text_delta", "text": text})
-        for call in delta.get("tool_calls") or ():
+        for call in _calls(delta):
             if isinstance(call, dict):
                 yield from self._tool(call)
 
@@ -112,7 +112,7 @@ class Events:
         raw = call.get("function")
         function: dict[str, Any] = raw if isinstance(raw, dict) else {}
         index, id = call.get("index"), _text(call.get("id"))
-        if index is None:
+        if not isinstance(index, int):
             index = self._call[0] if self._open == "tool_use" else len(self._called)
         if self._open != "tool_use" or index != self._call[0] or id not in ("", self._call[1]):
             if not id and index in self._called:
@@ -193,6 +193,11 @@ def _text(content: Any) -> str:
 
 def _thought(said: dict[str, Any]) -> str:
     return next((text for name in THOUGHTS if (text := _text(said.get(name)))), "")
+
+
+def _calls(said: dict[str, Any]) -> list[Any]:
+    given = said.get("tool_calls")
+    return given if isinstance(given, list) else []
 
 
 def _use(call: Any, number: int, asked: Asked, cut: bool) -> dict[str, Any] | None:
