@@ -76,7 +76,7 @@ class Dispatch:
                 async for chunk in reply.chunks:
                     first_byte = first_byte or clock() - began
                     sent += len(chunk)
-                    if chunk.endswith(sse.DONE):
+                    if sse.ended(chunk):
                         outcome = complete  # whoever hangs up now has everything
                     yield chunk
             except SensoriumError:

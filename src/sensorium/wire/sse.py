@@ -23,6 +23,11 @@ def data(line: str) -> str | None:
     return line[5:].strip() if line.startswith("data:") else None
 
 
+def ended(piece: bytes) -> bool:
+    """Whether a stream has said all that it had to say with this piece, in OpenAI's way or in Anthropic's."""
+    return piece.endswith(DONE) or b"event: message_stop\n" in piece[-128:]
+
+
 class Frames:
     """The payloads of a stream that arrives in pieces of any size."""
 
