@@ -35,6 +35,14 @@ def test_a_frame_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         frames.feed(b"x" * 10)
 
 
+@pytest.mark.parametrize(
+    ("held", "whole"),
+    [(b"", 0), (b"data: x\n", 0), (b"data: x\n\n", 9), (b"data: x\n\nda", 9), (b"data: x\r\n\r\nda", 11), (b"data: x\r\n\r", 0)],
+)
+def test_whole_frames_end_in_a_blank_line_of_either_kind(held: bytes, whole: int) -> None:
+    assert sse.whole(held) == whole
+
+
 def test_a_frame_has_a_name_where_it_is_given_one() -> None:
     assert sse.event(b"{}") == b"data: {}\n\n"
     assert sse.event(b"{}", "ping") == b"event: ping\ndata: {}\n\n"

@@ -12,7 +12,6 @@ from sensorium.wire import anthropic, sse
 
 SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
 CHANGED_MOST = 2000  # characters
-FRAME_END = b"\n\n"
 
 
 class Visit(Exchange):
@@ -68,9 +67,11 @@ class Visit(Exchange):
         rest = b""
         try:
             async for chunk in reply.chunks:
-                whole, end, rest = (rest + chunk).rpartition(FRAME_END)
+                held = rest + chunk
+                end = sse.whole(held)
                 if end:
-                    await self.send(whole + end)
+                    await self.send(held[:end])
+                rest = held[end:]
             if rest:
                 await self.send(rest)
         except SensoriumError as error:

@@ -23,6 +23,11 @@ def data(line: str) -> str | None:
     return line[5:].strip() if line.startswith("data:") else None
 
 
+def whole(held: bytes) -> int:
+    """How many bytes of what has arrived are whole frames; 0 when there is none yet."""
+    return max((place + len(end) for end in (b"\n\n", b"\r\n\r\n") if (place := held.rfind(end)) >= 0), default=0)
+
+
 def ended(piece: bytes) -> bool:
     """Whether a stream has said all that it had to say with this piece, in OpenAI's way or in Anthropic's."""
     return piece.endswith(DONE) or b"event: message_stop\n" in piece[-128:]
