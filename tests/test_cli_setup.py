@@ -143,6 +143,12 @@ def test_a_provider_is_added_below_and_comments_stay(shell: Shell) -> None:
     assert (openai.per_minute, [model.modality for model in openai.models]) == (7, ["chat", "image"])
 
 
+def test_anthropic_is_a_provider_by_its_name_alone(shell: Shell) -> None:
+    assert "put anthropic   # goes to api.anthropic.com" in shell("provider", "add", "anthropic")
+    assert shell.text == '[providers.anthropic]\nkind = "anthropic"\nkey = "secret:anthropic"\n'
+    assert "any name" in shell("provider", "list")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

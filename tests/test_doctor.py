@@ -7,12 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.anthropic_program import KEY as THEIRS
+from tests.anthropic_program import Program
 from tests.hub_process import hub_environment
+from tests.serving import serving
 from tests.simulators.site import AI, KEY, SETTINGS, Site, running
 from tests.store.vaults import opened
 
@@ -113,6 +117,42 @@ def test_what_is_required_and_missing(tmp_path: Path, text: str, said: str) -> N
     assert said in told
     if "prot" in text:
         assert "server.prot: unknown key" in told
+
+
+CLAUDE = """
+[local]
+enabled = false
+[providers.listed]
+kind = "anthropic"
+base_url = "{site}/v1"
+key = "secret:good"
+models = ["good", "refuse-404"]
+[providers.open]
+kind = "anthropic"
+base_url = "{site}/v1"
+key = "secret:good"
+[providers.locked]
+kind = "anthropic"
+base_url = "{site}/v1"
+key = "secret:bad"
+"""
+
+
+def test_anthropic_is_asked_for_one_token_or_where_any_name_goes_for_its_models(tmp_path: Path) -> None:
+    program = Program()
+    with serving(program) as base, running() as site:
+        doctor = Shell(tmp_path, replace(site, address=base.removeprefix("http://")), CLAUDE)
+        doctor.keep(good=THEIRS, bad="sk-ant-other")
+        said = doctor("--json", code=1)
+    report = json.loads(said[: said.rindex("}") + 1])
+    assert {(route["provider"], route["model"]): route["state"] for route in report["routes"]} == {
+        ("listed", "good"): "works",
+        ("listed", "refuse-404"): "fails",
+        ("open", "any name"): "works",
+        ("locked", "any name"): "fails",
+    }
+    assert "401 auth" in report["routes"][3]["detail"]
+    assert {(method, path) for method, path, *_ in program.seen} == {("POST", "/v1/messages"), ("GET", "/v1/models")}
 
 
 def test_the_shipped_models_count_and_a_modality_must_exist(tmp_path: Path) -> None:

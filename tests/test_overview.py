@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sensorium.overview import overview, standings
 from sensorium.routing.shipped import ShippedModel, routes
-from tests.routing.hosted import image, provider
+from tests.routing.hosted import chat, image, provider
 
 MODELS = [ShippedModel("sensorium/flow", "flow_image", "synthetic-scenes")]
 ROUTES = routes(MODELS, provider("http://engine", "local", local=True), stand_ins=True, taken=())
@@ -38,6 +38,12 @@ def test_a_modality_is_on_when_one_of_its_routes_can_be_asked_and_says_what_is_o
     assert open_one.said == "any name at router.image"
     (tried,) = standings([image("*", provider("https://x", "router.image"))], lambda route: "403 auth: no")[1:2]
     assert (tried.on, tried.said) == (False, "router.image: 403 auth: no")
+
+
+def test_star_at_the_chat_door_is_told_before_that_of_the_messages_door() -> None:
+    claude = replace(chat("claude", provider("https://x", "anthropic")), dialect="anthropic")
+    assert standings([claude])[0].said == "* = claude at POST /v1/messages (text, vision input)"
+    assert standings([claude, chat("m", provider("https://y"))])[0].said.startswith("* = m (")
 
 
 def test_it_never_shows_a_token() -> None:

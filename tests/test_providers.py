@@ -67,6 +67,8 @@ def shape(found: list[Route]) -> list[tuple[str, ...]]:
             '[providers.p]\nkind = "hub"\nbase_url = "https://h/v1"\nmodels = ["m", {id = "i", modality = "image"}]',
             [("m", "chat", "openai", "https://h/v1"), ("i", "image", "genai", "https://h/v1/genai")],
         ),
+        ('[providers.p]\nkind = "anthropic"', [("*", "chat", "anthropic", "https://api.anthropic.com/v1")]),
+        ('[providers.p]\nkind = "anthropic"\nmodels = ["claude"]', [("claude", "chat", "anthropic", "https://api.anthropic.com/v1")]),
         (
             '[providers.p]\nkind = "hub"\nbase_url = "https://h/v1"',
             [
@@ -99,6 +101,13 @@ def test_deadlines_follow_the_modality_unless_they_are_set(vault: Vault) -> None
     }
     (own,) = routed('[router.image]\nurl = "https://x"\ntimeout_s = 9\nper_minute = 3\nburst = 2\nidle_s = 4', vault)
     assert (own.provider.timeout_s, own.provider.per_minute, own.provider.burst, own.provider.idle_s) == (9, 3, 2, 4)
+
+
+def test_an_anthropic_model_takes_pictures_and_its_time(vault: Vault) -> None:
+    (route,) = routed('[providers.p]\nkind = "anthropic"\nmodels = ["claude"]', vault)
+    assert (route.capabilities, route.provider.timeout_s, route.provider.credential.name) == ({"text", "vision"}, 600, "anthropic")
+    (short,) = routed('[providers.p]\nkind = "anthropic"\ntimeout_s = 9', vault)
+    assert short.provider.timeout_s == 9
 
 
 def test_one_nvidia_key_is_one_provider_with_one_limit(vault: Vault) -> None:

@@ -262,6 +262,9 @@ PROVIDER = "[providers.p]\n{}\n"
         ('kind = "nvidia"\nkey = "none"', "providers.p.key: NVIDIA answers nobody without a key"),
         ('kind = "nvidia"\nmodels = [{id = "m", modality = "speech"}]', "providers.p.models: m speaks or listens; set router.audio"),
         ('kind = "openai"\nbase_url = "https://x"\nprivate = true\nmodels = ["m"]', "providers.p.private: is for kind"),
+        ('kind = "anthropic"\nkey = "none"', "providers.p.key: Anthropic answers nobody without a key"),
+        ('kind = "anthropic"\nbase_url = "https://api.anthropic.com/v1"', "providers.p.key: Anthropic answers nobody without a key"),
+        ('kind = "anthropic"\nmodels = [{id = "m", modality = "image"}]', "providers.p.models: m must be a chat model"),
         ('kind = "openai"\nbase_url = "https://[x"\nmodels = ["m"]', "providers.p.base_url: must look like"),
     ],
 )
@@ -278,6 +281,14 @@ def test_nvidia_needs_its_kind_only(tmp_path: Path) -> None:
     assert settings.hosts_of("nvidia-upstream") == ("integrate.api.nvidia.com", "ai.api.nvidia.com")
     own = load(write(tmp_path, PROVIDER.format('kind = "nvidia"\nkey_env = "K"\nper_minute = 5\nmodels = ["m"]')), {"K": "k"})
     assert (own.providers["p"].key, own.providers["p"].per_minute, own.providers["p"].models[0].id) == (None, 5, "m")
+
+
+def test_anthropic_needs_its_kind_only_and_another_address_no_key(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, PROVIDER.format('kind = "anthropic"')), {})
+    assert settings.providers["p"].key == SecretRef("anthropic")
+    assert settings.hosts_of("anthropic") == ("api.anthropic.com",)
+    own = load(write(tmp_path, PROVIDER.format('kind = "anthropic"\nbase_url = "http://127.0.0.1:8000/v1"')), {})
+    assert (own.providers["p"].key, own.providers["p"].urls) == (None, ("http://127.0.0.1:8000/v1",))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from sensorium import providers
+from sensorium.api.anthropic import AnthropicDoor
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.calls import CallsDoor
@@ -51,10 +52,11 @@ from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
 from sensorium.webserver import Server, address, listen
-from sensorium.wire import nvidia, openai
+from sensorium.wire import anthropic, nvidia, openai
 
 MODELS = Path(__file__).parent / "models"
 NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
+ANTHROPIC_PATH = "/v1/messages"
 LOG_FILE, LOG_BYTES = "hub.log", 8 * 1024 * 1024
 TABLE_WAIT_S = 10.0
 log = logging.getLogger("sensorium.hub")
@@ -76,7 +78,7 @@ def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | Non
         return Catalog(hosted)
     ours = shipped_routes(settings, engine, taken={route.id for route in hosted})
     # An open route takes the well-known names of its modality too.
-    opened = {route.modality for route in hosted if route.open}
+    opened = {route.modality for route in hosted if route.open and route.dialect != "anthropic"}
     return Catalog([*hosted, *(route for route in ours if not (route.stand_in and route.modality in opened))])
 
 
@@ -103,6 +105,7 @@ def router(
     """All routes of the hub; the operator's only where there are a vault and a status."""
     chat, genai, health = OpenAIDoor(dispatch), GenaiDoor(dispatch), HealthDoor(states)
     audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
+    messages = AnthropicDoor(dispatch)
     entries = [
         Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
         Entry("POST", "/v1/completions", chat.completions, openai.error),
@@ -111,6 +114,8 @@ def router(
         Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
         Entry("POST", "/v1/images/generations", chat.images, openai.error),
         Entry("POST", "/v1/images/edits", chat.edits, openai.error),
+        Entry("POST", ANTHROPIC_PATH, messages.messages, anthropic.error),
+        Entry("POST", f"{ANTHROPIC_PATH}/count_tokens", messages.count_tokens, anthropic.error),
         Entry("GET", "/v1/models", chat.models, openai.error),
         Entry("GET", "/v1/models/*", chat.model, openai.error),
         Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),
@@ -147,6 +152,8 @@ def router(
 
 def render(path: str) -> Render:
     """The dialect in which errors on `path` are written."""
+    if path == ANTHROPIC_PATH or path.startswith(f"{ANTHROPIC_PATH}/"):
+        return anthropic.error
     return nvidia.error if path.startswith(NVIDIA_PATHS) else openai.error
 
 

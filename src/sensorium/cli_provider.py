@@ -20,21 +20,22 @@ class Preset(StrEnum):
 
     nvidia = "nvidia"
     openai = "openai"
+    anthropic = "anthropic"
     genai = "genai"
     engine = "engine"
     hub = "hub"
 
 
 URLS = {"openai": "https://api.openai.com/v1", "genai": "https://ai.api.nvidia.com/v1/genai"}
-SECRETS = {"nvidia": "nvidia-upstream", "openai": "openai", "genai": "nvidia-image"}
+SECRETS = {"nvidia": "nvidia-upstream", "openai": "openai", "anthropic": "anthropic", "genai": "nvidia-image"}
 
 
 @app.command()
 def add(
     ctx: typer.Context,
-    preset: Annotated[Preset, typer.Argument(metavar="KIND", help="nvidia, openai, genai, engine or hub.", show_default=False)],
+    preset: Annotated[Preset, typer.Argument(metavar="KIND", help="nvidia, openai, anthropic, genai, engine or hub.", show_default=False)],
     name: Annotated[str, typer.Option(help="Its name in the file; KIND by default.", show_default=False)] = "",
-    url: Annotated[str, typer.Option(help="Its address; known for nvidia, openai and genai.", show_default=False)] = "",
+    url: Annotated[str, typer.Option(help="Its address; known for nvidia, openai, anthropic and genai.", show_default=False)] = "",
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="[MODALITY=]ID", help="Model: chat, vision, embed or image (repeatable).", show_default=False),

@@ -20,6 +20,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NO_KEY = "none"
 NVIDIA_CHAT, NVIDIA_AI = "https://integrate.api.nvidia.com/v1", "https://ai.api.nvidia.com/v1"
 NVIDIA_PER_MINUTE = 35.0  # its limit is 40 a minute and key, without a header that would say so
+ANTHROPIC, ANTHROPIC_KEY = "https://api.anthropic.com/v1", "anthropic"
+ANTHROPIC_TIMEOUT_S = 600.0
 # the secret of each modality that has a URL of its own, unless it names another; embeddings go where chat goes
 KEYS = {
     "chat": "nvidia-upstream",
@@ -99,7 +101,7 @@ HostPort = Annotated[str, AfterValidator(_host_port)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Order = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 Variable = Annotated[str, AfterValidator(_variable_name)]
-Kind = Literal["openai", "genai", "nvidia", "engine", "hub"]
+Kind = Literal["openai", "genai", "nvidia", "anthropic", "engine", "hub"]
 
 
 class Section(BaseModel):
@@ -156,7 +158,8 @@ class Times(Section):
     timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="a whole reply, for streams none; by default 60 for text, 180 for pictures, 120 for audio, 600 for video",
+        description="a whole reply, for streams none; by default 60 for text, 180 for pictures, 120 for audio, 600 for video and "
+        'kind `"anthropic"`',
     )
     idle_s: float | None = Field(default=None, gt=0, description="silence inside a reply; by default 300")
     hedge_after_s: float | None = Field(
@@ -276,23 +279,31 @@ class ProviderSettings(Limits):
 
     kind: Annotated[Kind, BeforeValidator(_kind)] = Field(
         description="`openai`: OpenAI's protocol; `genai`: NVIDIA's image models; `nvidia`: what NVIDIA hosts, with one key; "
+        "`anthropic`: Anthropic's protocol; "
         "`engine`: OpenAI's protocol on this machine; `hub`: another Sensorium"
     )
-    base_url: BaseUrl | None = Field(default=None, description=f"its address; kind `nvidia` has one: `{NVIDIA_CHAT}`")
+    base_url: BaseUrl | None = Field(
+        default=None, description=f"its address; kind `nvidia` has one: `{NVIDIA_CHAT}`, and so has kind `anthropic`: `{ANTHROPIC}`"
+    )
     ai_url: BaseUrl | None = Field(default=None, description=f"kind `nvidia` only: its pictures and rerank; `{NVIDIA_AI}` by default")
     key: Annotated[SecretRef | None, BeforeValidator(_secret_ref_or_none)] = Field(
         default=None,
-        description='its key, as `"secret:NAME"`; kind `nvidia` takes `"secret:nvidia-upstream"`, others send none',
+        description='its key, as `"secret:NAME"`; kind `nvidia` takes `"secret:nvidia-upstream"`, kind `anthropic` without a '
+        '`base_url` takes `"secret:anthropic"`, others send none',
     )
     key_env: Variable | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
     private: bool = Field(default=False, description="kind `engine` only: no hosted provider ever gets a call for one of its models")
     models: tuple[Annotated[HostedModel, BeforeValidator(_short)], ...] = Field(
-        default=(), description='its models, in the order in which `"*"` prefers them; kinds `nvidia` and `hub` pass on other names too'
+        default=(),
+        description='its models, in the order in which `"*"` prefers them; kinds `nvidia`, `hub` and `anthropic` pass on other names too',
     )
 
     @model_validator(mode="before")
     @classmethod
     def _by_kind(cls, table: Any) -> Any:
+        if isinstance(table, dict) and table.get("kind") == "anthropic" and "base_url" not in table:
+            key = {} if {"key", "key_env"} & set(table) else {"key": f"secret:{ANTHROPIC_KEY}"}
+            return {"base_url": ANTHROPIC, **key, **table}
         if not isinstance(table, dict) or table.get("kind") != "nvidia":
             return table
         given = {"base_url": NVIDIA_CHAT, "ai_url": NVIDIA_AI, "per_minute": NVIDIA_PER_MINUTE}

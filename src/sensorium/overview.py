@@ -12,6 +12,7 @@ from sensorium.routing.call import Route
 
 DOORS = (
     ("POST /v1/chat/completions", "see, talk", "OpenAI"),
+    ("POST /v1/messages", "see, talk", "Anthropic"),
     ("POST /v1/images/generations, /edits", "draw, edit", "OpenAI"),
     ("POST /v1/genai/<org>/<model>", "draw", "NVIDIA genai"),
     ("POST /v1/embeddings", "embed", "OpenAI"),
@@ -101,9 +102,13 @@ def _standing(name: str, routes: Sequence[Route], why: Callable[[Route], str | N
     able = [route for route, reason in told if reason is None]
     if not able:
         return Standing(name, False, "; ".join(trouble))
-    picked = next((route for route in able if not route.open), None)
+    picked = next((route for route in sorted(able, key=_at_one_door) if not route.open), None)
     takes = sorted({capability for route in able for capability in route.capabilities} - {"edit"})
     anything = list(dict.fromkeys(route.provider.name for route in able if route.open))
-    said = [f"* = {picked.id}"] if picked else []
+    said = [f"* = {picked.id}" + (" at POST /v1/messages" if _at_one_door(picked) else "")] if picked else []
     said += [f"any name at {' and '.join(anything)}"] if anything else []
     return Standing(name, True, ", ".join(said) + (f" ({', '.join(takes)} input)" if takes else ""), trouble)
+
+
+def _at_one_door(route: Route) -> bool:
+    return route.dialect == "anthropic"

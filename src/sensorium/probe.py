@@ -40,6 +40,8 @@ CALLS: Final[dict[Modality, tuple[str, str, dict[str, Any]]]] = {
     "speech": ("GET", "audio/list_voices", {}),
     "transcribe": ("POST", "audio/transcriptions", {}),
 }
+# where Anthropic takes that chat call; and what is asked for where any name goes: it shows its models to good keys only
+ANTHROPIC_CHAT, ANTHROPIC_MODELS = "messages", "models"
 DRAWN: Final = {"prompt": "a red cube on a white table"}
 NAMELESS: Final = ("speech", "transcribe")  # in NVIDIA's dialect they name no model
 UNUSUAL: Final = ("image", "transcribe")  # asked for so little that a refusal of it is a good answer too
@@ -157,7 +159,8 @@ async def _probed(route: Route, send: Send, draw: bool, health: Health | None = 
         return found
     if route.modality not in CALLS:
         return _result(route, "not called", f"{found.detail}; there is no small call for {route.modality}")
-    if route.open and not (route.modality in USUAL or (route.dialect == "nvidia" and route.modality in NAMELESS)):
+    nameless = (route.dialect == "nvidia" and route.modality in NAMELESS) or route.dialect == "anthropic"
+    if route.open and not (route.modality in USUAL or nameless):
         return _result(route, "not called", f"{found.detail}; any model name goes on, list one under models to have it tried")
     asked = replace(route, upstream=USUAL[route.modality]) if route.open and route.modality in USUAL else route
     if health is None:
@@ -202,6 +205,8 @@ async def _asked(route: Route, asked: Route, send: Send, draw: bool, wait_s: flo
 
 def _call(route: Route, draw: bool) -> Call:
     method, operation, members = CALLS[route.modality]
+    if route.dialect == "anthropic":
+        method, operation = ("GET", ANTHROPIC_MODELS) if route.open else (method, ANTHROPIC_CHAT)
     if draw and route.modality == "image":
         members = DRAWN
     body = jsonbody.members(json.dumps(members).encode())

@@ -10,7 +10,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from sensorium.options import CONNECT_S, IDLE_S, TIMEOUT_S, AudioSettings, Limits, ModalitySettings, NamedModel, ProviderSettings, SecretRef
+from sensorium.options import (
+    ANTHROPIC_TIMEOUT_S,
+    CONNECT_S,
+    IDLE_S,
+    TIMEOUT_S,
+    AudioSettings,
+    Limits,
+    ModalitySettings,
+    NamedModel,
+    ProviderSettings,
+    SecretRef,
+)
 from sensorium.routing.call import ANY_MODEL, Credential, Dialect, Modality, Provider, Route
 from sensorium.settings import ROUTER, Settings
 from sensorium.store.vault import Vault
@@ -36,6 +47,7 @@ NVIDIA: Final[dict[Modality, Dialect]] = {
 OPEN: Final[dict[str, dict[Modality, str]]] = {
     "nvidia": {"chat": "", "embed": "", "image": "/genai", "rerank": "/retrieval/nvidia"},
     "hub": {"chat": "", "embed": "", "image": "/genai"},
+    "anthropic": {"chat": ""},
 }
 ON_AI: Final = ("image", "rerank")  # of kind nvidia, on its second host
 TIMES: Final = ("connect_s", "first_byte_s", "timeout_s", "idle_s", "hedge_after_s")  # of a model, over its provider's
@@ -90,11 +102,19 @@ def _address(table: ProviderSettings, modality: Modality) -> str:
 def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
     if table.kind == "nvidia":
         return NVIDIA[modality]
+    if table.kind == "anthropic":
+        return "anthropic"
     return "genai" if table.kind == "genai" or (table.kind == "hub" and modality == "image") else "openai"
 
 
 def _route(model: NamedModel, modality: Modality, provider: Provider, dialect: Dialect, private: bool = False) -> Route:
-    able = (EITHER if model.vision else TEXT) if modality == "chat" else EDIT if modality == "image" and model.edit else NOTHING
+    able = (
+        (EITHER if model.vision or dialect == "anthropic" else TEXT)
+        if modality == "chat"
+        else EDIT
+        if modality == "image" and model.edit
+        else NOTHING
+    )
     own = {name: seconds for name in TIMES if (seconds := getattr(model, name)) is not None}
     at = replace(provider, **own) if own else provider
     return Route(
@@ -144,13 +164,14 @@ def _key(ref: SecretRef | None, vault: Vault | None) -> _Sealed | None:
 
 def _provider(name: str, url: str, modality: Modality, limits: Limits, sealed: _Sealed | None, plain: Credential) -> Provider:
     down: Callable[[], str | None] = partial(sealed.unusable, url) if sealed else lambda: None
+    kind = limits.kind if isinstance(limits, ProviderSettings) else ""
     return Provider(
         name,
         url,
         sealed.credential(url) if sealed else plain,
-        limits.timeout_s or TIMEOUT_S[modality],
+        limits.timeout_s or (ANTHROPIC_TIMEOUT_S if kind == "anthropic" else TIMEOUT_S[modality]),
         limits.idle_s or IDLE_S,
-        local=isinstance(limits, ProviderSettings) and limits.kind == "engine",
+        local=kind == "engine",
         down=down,
         per_minute=limits.per_minute,
         burst=limits.burst,

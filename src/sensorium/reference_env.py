@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from sensorium.options import KEYS, NVIDIA_AI, NVIDIA_CHAT
+from sensorium.options import ANTHROPIC, KEYS, NVIDIA_AI, NVIDIA_CHAT
 from sensorium.settings import problems_of
 from sensorium.settings_text import NAME, modality, provider
 
@@ -117,7 +117,7 @@ class Import:
         secret = f"{re.sub('[^a-z0-9-]', '-', name.lower())}-upstream"
         secret = self._key(f"{variable}, {name}", _first(entry, KEY), secret, "")
         timeout = self._timeout(f"{variable}, {name}", _first(entry, TIMEOUT))
-        kind = "nvidia" if url.rstrip("/") == NVIDIA_CHAT else "openai"
+        kind = {NVIDIA_CHAT: "nvidia", ANTHROPIC: "anthropic"}.get(url.rstrip("/"), "openai")
         if self._keep(variable, provider(name, kind, [{"id": one} for one in models], base_url=url, key=secret, timeout_s=timeout)):
             self._ladder = []
 

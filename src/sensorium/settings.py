@@ -186,7 +186,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 def is_hosted_by_nvidia(url: str) -> bool:
     """Whether `url` is on one of NVIDIA's hosts."""
-    return f".{urlsplit(url).hostname}".endswith(".nvidia.com")
+    return _on(url, "nvidia.com")
 
 
 def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
@@ -196,20 +196,30 @@ def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
         yield ": key and key_env both name a key; keep one"
     if provider.kind == "nvidia" and not (provider.key or provider.key_env):
         yield ".key: NVIDIA answers nobody without a key; name it here or in key_env"
+    if provider.kind == "anthropic" and not (provider.key or provider.key_env) and _on(provider.base_url, "anthropic.com"):
+        yield ".key: Anthropic answers nobody without a key; name it here or in key_env"
     if provider.base_url is None:
         yield f'.base_url: is missing, for kind is "{provider.kind}"'
     if provider.ai_url is not None and provider.kind != "nvidia":
         yield '.ai_url: is for kind "nvidia" only'
     if provider.private and provider.kind != "engine":
         yield '.private: is for kind "engine", where calls stay on this machine; of a hosted provider mark single models'
-    if not provider.models and provider.kind not in ("nvidia", "hub"):
+    if not provider.models and provider.kind not in ("nvidia", "hub", "anthropic"):
         yield f'.models: name at least one, for kind is "{provider.kind}"'
     if provider.kind in ("nvidia", "hub"):
         elsewhere = [model.id for model in provider.models if model.modality in ("speech", "transcribe")]
         yield from (f".models: {model} speaks or listens; set router.audio (URL + key) for it" for model in elsewhere)
+    if provider.kind == "anthropic":
+        yield from (
+            f'.models: {model.id} must be a chat model, for kind is "anthropic"' for model in provider.models if model.modality != "chat"
+        )
     if provider.kind == "genai":
         wrong = [model.id for model in provider.models if model.modality != "image"]
         yield from (f'.models: {model} must have modality "image", for kind is "genai"' for model in wrong)
+
+
+def _on(url: str | None, domain: str) -> bool:
+    return url is not None and f".{urlsplit(url).hostname}".endswith(f".{domain}")
 
 
 def _bound_host(url: str) -> str:

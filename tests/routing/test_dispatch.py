@@ -190,9 +190,17 @@ def test_star_goes_past_a_route_that_cannot_be_sent_the_call() -> None:
     assert filtered.transport.asked == ["one"]
 
 
-def test_a_stream_that_was_read_to_its_end_mark_is_answered() -> None:
-    transport = Transport([b"data: 1\n\n", b"data: [DONE]\n\n", b""])
-    assert [r.outcome for r in dispatched(transport, ONE, read=2)[1]] == ["answered"]
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        (b"data: [DONE]\n\n", "answered"),
+        (b'event: message_stop\ndata: {"type": "message_stop"  }\n\n', "answered"),
+        (b'data: {"text": "event: message_stop\\n"}\n\n', "client_closed"),
+    ],
+)
+def test_a_stream_that_was_read_to_its_end_mark_is_answered(last: bytes, outcome: str) -> None:
+    transport = Transport([b"data: 1\n\n", last, b""])
+    assert [r.outcome for r in dispatched(transport, ONE, read=2)[1]] == [outcome]
 
 
 def test_no_failover_after_the_first_byte() -> None:

@@ -10,6 +10,7 @@ from sensorium.errors import Forbidden, Unauthorized
 from sensorium.routing.call import Where
 from sensorium.settings import is_loopback
 
+OTHER_HEADER = "x-api-key"  # where Anthropic's clients put it
 TOKEN_HINT = "send `Authorization: Bearer $MAC_API_TOKEN` with the token that this hub was started with"
 
 
@@ -32,10 +33,11 @@ class Auth:
         if self._token is None:
             _require_this_machine(visit)
             return Principal("local")
-        scheme, _, token = visit.header("authorization").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        scheme, _, bearer = visit.header("authorization").partition(" ")
+        sent = [token for token in (bearer if scheme.lower() == "bearer" else "", visit.header(OTHER_HEADER)) if token]
+        if not sent:
             raise Unauthorized("no token was sent with this call", hint=TOKEN_HINT)
-        if not hmac.compare_digest(token.strip().encode("latin-1"), self._token):
+        if not any(hmac.compare_digest(token.strip().encode("latin-1"), self._token) for token in sent):
             raise Unauthorized("this hub does not know the token that was sent", hint=TOKEN_HINT)
         return Principal("token")
 

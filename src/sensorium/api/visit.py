@@ -9,12 +9,11 @@ from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.routing.call import Reply
 from sensorium.routing.origin import Origin, from_headers
-from sensorium.wire import sse
+from sensorium.wire import anthropic, sse
 
 SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
 PLACE, PASSED_OVER = "x-sensorium-place", "x-sensorium-passed-over"
 CHANGED_MOST = 2000  # characters
-FRAME_END = b"\n\n"
 
 
 class Visit(Exchange):
@@ -30,7 +29,12 @@ class Visit(Exchange):
         self.caller = ""
         self.origin = Origin(self.request_id, from_headers(self.header))
         self._render = render
+        self._anthropic = render is anthropic.error
         self._max_body = max_body
+
+    async def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Begin an answer that grows. Anthropic's clients look for the call's id under a name of their own."""
+        await super().begin(status, {**headers, "request-id": self.request_id} if self._anthropic else headers)
 
     async def whole_body(self) -> bytes:
         """The body under this hub's cap. Raises as `Exchange.body` does."""
@@ -67,13 +71,15 @@ class Visit(Exchange):
         rest = b""
         try:
             async for chunk in reply.chunks:
-                whole, end, rest = (rest + chunk).rpartition(FRAME_END)
+                held = rest + chunk
+                end = sse.whole(held)
                 if end:
-                    await self.send(whole + end)
+                    await self.send(held[:end])
+                rest = held[end:]
             if rest:
                 await self.send(rest)
         except SensoriumError as error:
-            await self.send(sse.event(self._render(error, self.request_id)))
+            await self.send(sse.event(self._render(error, self.request_id), "error" if self._anthropic else ""))
 
 
 def origin(reply: Reply) -> dict[str, str]:

@@ -15,10 +15,11 @@ from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 from sensorium.wire.usage import UNKNOWN, Usage
 
-Dialect = Literal["openai", "genai", "nvidia"]
+Dialect = Literal["openai", "genai", "nvidia", "anthropic"]
 """How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
 URL (pictures, video). `nvidia`: what NVIDIA does in a way of its own: speech NIMs (the operation below the base URL, forms, no model),
-rerank (the model's slug below the base URL) and embeddings (`input_type`)."""
+rerank (the model's slug below the base URL) and embeddings (`input_type`). `anthropic`: the operation below the base URL, the model in the
+body, the key and the protocol's version in headers of its own."""
 Modality = Literal["chat", "embed", "image", "speech", "transcribe", "video", "rerank"]
 Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"
@@ -111,7 +112,7 @@ class Call:
     `dialects` are those in which the members can be sent on, `operation` is the path (and query) below an OpenAI base URL, `needs` are
     the capabilities that the content asks for; `stream` says that the reply will be an event stream,
     `caller` is the principal's name, `where` which routes the caller wants, `deadline_s` how long it waits for the first byte, and for
-    the whole of what is no stream; `headers` go on to the provider.
+    the whole of what is no stream; `headers` go on to the provider, those of a protocol only to a route that speaks it.
     `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
     `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
     `extensions` are members beyond OpenAI's protocol, which a route of that dialect is not sent.

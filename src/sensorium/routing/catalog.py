@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import UnknownModel
-from sensorium.routing.call import Modality, Route
+from sensorium.routing.call import Dialect, Modality, Route
 
 CREATED = 1_790_000_000
 # well-known image models that NVIDIA's accounts lack by now, and those that it draws with instead
@@ -27,14 +27,21 @@ class Catalog:
             if not route.open:
                 self._by_id.setdefault(route.id, []).append(route)
 
-    def named(self, model: str, modality: Modality | None = None) -> tuple[Route, ...]:
+    def named(self, model: str, modality: Modality | None = None, dialects: Collection[Dialect] = ()) -> tuple[Route, ...]:
         """The routes of one id, of `modality` where there are such; for a name that nobody has, the open routes of that modality.
 
+        Who speaks Anthropic's protocol takes any name in that one only (`dialects`), and before whoever would need a translation.
         A stand-in counts after the open ones: nobody's real model is replaced by a toy. Raises UnknownModel, naming what comes close.
         """
         listed = self._by_id.get(model, [])
         own = [route for route in listed if not route.stand_in]
-        found = own or [replace(route, id=model, upstream=model) for route in self.routes if route.open and route.modality == modality]
+        opened = [
+            route
+            for route in self.routes
+            if route.open and route.modality == modality and (route.dialect != "anthropic" or "anthropic" in dialects)
+        ]
+        opened.sort(key=lambda route: route.dialect != "anthropic")
+        found = own or [replace(route, id=model, upstream=model) for route in opened]
         found = found or listed
         if not found:
             raise UnknownModel(f"no model {model!r} is served here{self._instead(model)}", param="model", hint=self._hint(model))

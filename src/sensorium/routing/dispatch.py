@@ -22,6 +22,7 @@ from sensorium.routing.pictures import calls
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import overdue, refusal
 from sensorium.routing.terms import laid_on
+from sensorium.routing.translation import translation
 from sensorium.routing.turns import QUEUE_FULL, Turns
 from sensorium.store.database import StoreUnavailable
 from sensorium.store.secret import SecretUnusable
@@ -65,7 +66,7 @@ class Dispatch:
         walk = Walk(self._parts, self._turns, call, began)
         try:
             walk.call = laid_on(call, self.order, began)
-            reply = await walk.to_an_answer(plan(walk.call, self.catalog))
+            reply = await translation(call, await walk.to_an_answer(plan(walk.call, self.catalog)))
         except Exception as error:
             status = error.status if isinstance(error, SensoriumError) else SensoriumError.status
             self._record(walk, None, status, "failed" if walk.routes else "refused", began)
@@ -94,7 +95,7 @@ class Dispatch:
                 async for chunk in body:
                     first_byte = first_byte or clock() - began
                     sent += len(chunk)
-                    if chunk.endswith(sse.DONE):
+                    if sse.ended(chunk):
                         outcome = complete  # whoever hangs up now has everything
                     yield chunk
             except Exception:

@@ -14,7 +14,7 @@ import msgspec
 
 from sensorium.errors import UpstreamFailed
 from sensorium.routing.call import Call, Reply
-from sensorium.wire import emptiness
+from sensorium.wire import anthropic, emptiness
 from sensorium.wire.failure import Failure, understand
 
 ERROR_BODY = 64 * 1024  # bytes of an error that are read
@@ -125,7 +125,7 @@ def _error_event(data: bytes) -> Failure | None:
         return None
     if not isinstance(told, dict) or not told.get("error") or told.get("choices"):
         return None
-    status = told["error"].get("code") if isinstance(told["error"], dict) else None
+    status = anthropic.status_of(told) or (told["error"].get("code") if isinstance(told["error"], dict) else None)
     return understand(status if isinstance(status, int) and 400 <= status < 600 else 502, data)
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
 
 from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Provider, Route
 from sensorium.routing.metering import counting
-from sensorium.wire import films, jsonbody, multipart, nvidia_models, parameters, retrieval, speech
+from sensorium.wire import anthropic_chat, films, jsonbody, multipart, nvidia_models, parameters, retrieval, speech
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 from sensorium.wire.speech import Form
+
+MESSAGES: Final = "messages"  # the operation of Anthropic's protocol that is a chat call in OpenAI's
+# what a host calls the most tokens of an answer, where it refuses `max_tokens` for some of its models
+LIMITS: Final = {"api.openai.com": "max_completion_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,11 @@ def payload(call: Call, route: Route) -> Payload:
     return replace(made, changes=(*call.changes, *made.changes))
 
 
+def translated(call: Call, route: Route) -> bool:
+    """Whether the call is in Anthropic's protocol and the route speaks OpenAI's."""
+    return route.dialect == "openai" and call.operation.partition("?")[0] == MESSAGES
+
+
 def _of_dialect(call: Call, route: Route) -> Payload:
     base = route.provider.base_url
     if call.method == "GET":
@@ -41,6 +52,9 @@ def _of_dialect(call: Call, route: Route) -> Payload:
     if route.dialect == "genai" or route.modality == "video":
         call, changes = _filmed(call, route)
         return Payload(f"{base}/{'genai/' if route.provider.local else ''}{route.upstream}", JSON, _genai(call, route), changes)
+    if translated(call, route):
+        members, changes = anthropic_chat.chat(call.members, LIMITS.get(urlsplit(base).hostname or "", "max_tokens"))
+        return Payload(f"{base}/chat/completions", JSON, jsonbody.encode(members, model=route.upstream), changes)
     if route.dialect == "nvidia" and route.modality in ("speech", "transcribe"):
         return _spoken(call, route)
     if route.dialect == "nvidia" and route.modality == "rerank":

@@ -29,8 +29,9 @@ def plan(call: Call, catalog: Catalog) -> tuple[Route, ...]:
     Raises Forbidden, naming the policy, when that leaves none, NotConfigured when nobody serves the modality, UnknownModel for a name
     that is not served, InvalidModel when the model belongs to another door or cannot do what the call contains.
     """
-    named = _any(call, catalog) if call.model == ANY_MODEL else catalog.named(call.model, call.modality)
-    return _placed(call, _open_to(call, _able(call, [route for route in named if _serves(call, route)]), catalog))
+    named = _any(call, catalog) if call.model == ANY_MODEL else catalog.named(call.model, call.modality, call.dialects)
+    able = _able(call, [route for route in named if _serves(call, route)], _door(call, named))
+    return _placed(call, _open_to(call, able, catalog))
 
 
 def _any(call: Call, catalog: Catalog) -> Sequence[Route]:
@@ -76,9 +77,14 @@ def _serves(call: Call, route: Route) -> bool:
     return route.dialect in call.dialects
 
 
-def _able(call: Call, routes: list[Route]) -> tuple[Route, ...]:
+def _door(call: Call, routes: Sequence[Route]) -> str:
+    """Where a call to these routes can come in."""
+    return "POST /v1/messages" if all(route.dialect == "anthropic" for route in routes) else DOORS[call.modality]
+
+
+def _able(call: Call, routes: list[Route], door: str) -> tuple[Route, ...]:
     if not routes:
-        raise InvalidModel(f"{call.model} cannot be called in this dialect; use {DOORS[call.modality]}", param="model")
+        raise InvalidModel(f"{call.model} cannot be called in this dialect; use {door}", param="model")
     able = tuple(route for route in routes if call.needs <= route.capabilities)
     if not able:
         missing = " and ".join(sorted(call.needs))

@@ -16,12 +16,14 @@ from sensorium.routing import inline, nvcf, pictures
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
+from sensorium.wire import anthropic
 
 KEPT = (
     *("content-type", "content-length", "content-encoding", "cache-control", "x-accel-buffering", "deprecation", "sunset"),
     *("retry-after", "nvcf-reqid", "nvcf-status", "x-sensorium-caption", "x-sensorium-ignored", "x-sensorium-scope"),
 )
-KEPT_PREFIX = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
+KEPT_PREFIXES = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
+UPSTREAM_IDS = ("x-request-id", "request-id")
 
 
 class Upstream:
@@ -102,8 +104,9 @@ class Upstream:
 def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     """The headers of the upstream call, the key revealed here and nowhere else."""
     plain = JSON if route.modality not in ("speech", "transcribe") else "*/*"
+    theirs = route.dialect == "anthropic"
     said = {
-        **call.headers,
+        **{name: text for name, text in call.headers.items() if theirs or not name.startswith("anthropic-")},
         "accept": "text/event-stream" if call.stream else plain,
         "accept-encoding": "identity",
         "user-agent": f"sensorium/{__version__}",
@@ -112,16 +115,19 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     if sent.media is not None:
         said["content-type"] = sent.media
     key = route.provider.credential.reveal()
-    if key:
+    if theirs:
+        said = {"anthropic-version": anthropic.VERSION, **said} | ({"x-api-key": key} if key else {})
+    elif key:
         said["authorization"] = f"Bearer {key}"
     return said
 
 
 def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, str]:
     lowered = {name.lower(): text for name, text in response.headers.items()}
-    kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIX)}
-    if "x-request-id" in lowered:
-        kept["x-upstream-request-id"] = lowered["x-request-id"]
+    kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIXES)}
+    theirs = next((lowered[name] for name in UPSTREAM_IDS if name in lowered), None)
+    if theirs is not None:
+        kept["x-upstream-request-id"] = theirs
     return kept
 
 

@@ -31,6 +31,7 @@ _BY_TEXT: Final[tuple[tuple[int | None, str, FailureClass], ...]] = (
     (403, "not shared with the account", "model_unavailable"),
     (429, "insufficient_quota", "quota_exhausted"),
     (None, "cloud credits expired", "quota_exhausted"),
+    (400, "credit balance is too low", "quota_exhausted"),
 )
 _SECRETS: Final = re.compile(r"\b(?:nvapi-|sk-|Bearer\s+|Key\s+|fal[-_]|ngc[-_])[A-Za-z0-9_\-.:+/=]{6,}|\b[A-Za-z0-9_\-]{40,}\b")
 _ACCOUNT: Final = re.compile(r"(?i)\b(account|organization|org|project|team)(\s+(?:id\s+)?)(['\"]?)[\w.\-]{3,}\3")
