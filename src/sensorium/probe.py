@@ -2,7 +2,7 @@
 
 A token of chat, a word to embed, the list of voices, a tenth of a second of silence to transcribe. A picture is asked for without a
 prompt: the service refuses that after it has looked at the key, and so it costs nothing; only on request is one drawn. A list of models
-proves nothing: NVIDIA shows it to any key.
+proves nothing: NVIDIA shows it to any key. fal is asked for a request that does not exist, which it says to its own keys only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from sensorium.errors import SensoriumError
+from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Modality, Route
 from sensorium.routing.dispatch import Send
 from sensorium.routing.opening import opened
@@ -35,6 +36,7 @@ CALLS: Final[dict[Modality, tuple[str, str, dict[str, Any]]]] = {
     "speech": ("GET", "audio/list_voices", {}),
     "transcribe": ("POST", "audio/transcriptions", {}),
 }
+NO_REQUEST: Final = "00000000-0000-4000-8000-000000000000"
 DRAWN: Final = {"prompt": "a red cube on a white table"}
 NAMELESS: Final = ("speech", "transcribe")  # in NVIDIA's dialect they name no model
 UNUSUAL: Final = ("image", "transcribe")  # asked for so little that a refusal of it is a good answer too
@@ -74,7 +76,7 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
     found = known(route)
     if found.state == "off":
         return found
-    if route.modality not in CALLS:
+    if route.modality not in CALLS and route.dialect != "fal":
         return _result(route, "not called", f"{found.detail}; there is no small call for {route.modality}")
     if route.open and not (route.modality in USUAL or (route.dialect == "nvidia" and route.modality in NAMELESS)):
         return _result(route, "not called", f"{found.detail}; any model name goes on, list one under models to have it tried")
@@ -87,6 +89,8 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
         return _result(route, "fails", f"{route.provider.base_url} did not answer in time")
     except SensoriumError as error:
         return _result(route, "fails", error.message)
+    if route.dialect == "fal" and failure is not None and failure.status == 404 and reply.headers.get("content-type", "").startswith(JSON):
+        return _result(route, "works", f"{REACHED}; nothing was made")
     if failure is not None:
         return _refused(route, draw, failure)
     if reply.status >= 300:
@@ -95,6 +99,9 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
 
 
 def _call(route: Route, draw: bool) -> Call:
+    if route.dialect == "fal" and not (draw and route.modality == "image"):
+        app = "/".join(route.upstream.split("/")[:2])
+        return Call("doctor", route.upstream, route.modality, ("fal",), f"{app}/requests/{NO_REQUEST}/status", {}, method="GET")
     method, operation, members = CALLS[route.modality]
     if draw and route.modality == "image":
         members = DRAWN

@@ -203,6 +203,11 @@ def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
     if provider.kind in ("nvidia", "hub"):
         elsewhere = [model.id for model in provider.models if model.modality in ("speech", "transcribe")]
         yield from (f".models: {model} speaks or listens; set router.audio (URL + key) for it" for model in elsewhere)
+    films = [model.id for model in provider.models if model.modality == "video" and provider.kind != "fal"]
+    yield from (f".models: {model} makes videos; set router.video (URL + key) for it" for model in films)
+    if provider.kind == "fal":
+        others = [model.id for model in provider.models if model.modality not in ("chat", "image", "video")]
+        yield from (f'.models: {model} must have modality "chat", "image" or "video", for kind is "fal"' for model in others)
     if provider.kind == "genai":
         wrong = [model.id for model in provider.models if model.modality != "image"]
         yield from (f'.models: {model} must have modality "image", for kind is "genai"' for model in wrong)

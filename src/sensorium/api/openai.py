@@ -32,6 +32,7 @@ class OpenAIDoor:
         found = jsonbody.members(await visit.whole_body())
         call = replace(
             _call(visit, found, "chat", "chat/completions"),
+            dialects=("openai", "fal"),
             needs=openai.chat_needs(found),
             stream=jsonbody.flag(found, "stream"),
         )
@@ -69,10 +70,10 @@ class OpenAIDoor:
     async def images(self, visit: Visit) -> None:
         """Draw pictures: relayed where the model speaks OpenAI, else translated to genai, one call per picture."""
         found = jsonbody.members(await visit.whole_body())
-        asked = replace(_call(visit, found, "image", "images/generations"), dialects=("openai", "genai"))
+        asked = replace(_call(visit, found, "image", "images/generations"), dialects=("openai", "genai", "fal"))
         failure: SensoriumError = Unavailable("no route")
         for route in plan(asked, self._dispatch.catalog):
-            call = replace(asked, model=route.id, dialects=(route.dialect,))
+            call = replace(asked, model=route.id, dialects=("openai",) if route.dialect == "openai" else ("genai", "fal"))
             try:
                 if route.dialect == "openai":
                     await self._relay(visit, call)

@@ -14,10 +14,10 @@ from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 
-Dialect = Literal["openai", "genai", "nvidia"]
+Dialect = Literal["openai", "genai", "nvidia", "fal"]
 """How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
 URL (pictures, video). `nvidia`: what NVIDIA does in a way of its own: speech NIMs (the operation below the base URL, forms, no model),
-rerank (the model's slug below the base URL) and embeddings (`input_type`)."""
+rerank (the model's slug below the base URL) and embeddings (`input_type`). `fal`: fal's queue, the app's id below the base URL."""
 Modality = Literal["chat", "embed", "image", "speech", "transcribe", "video", "rerank"]
 Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sensorium.exchange import JSON
-from sensorium.routing.call import Call, Provider, Route
-from sensorium.wire import jsonbody, multipart, nvidia_models, retrieval, speech
+from sensorium.routing.call import Call, Modality, Provider, Route
+from sensorium.wire import fal, jsonbody, multipart, nvidia_models, retrieval, speech
+from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 from sensorium.wire.speech import Form
+
+_APPS: Final[dict[Modality, Callable[[Members], fal.Input]]] = {"chat": fal.asking, "image": fal.drawing}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ def _of_dialect(call: Call, route: Route) -> Payload:
     base = route.provider.base_url
     if call.method == "GET":
         return Payload(f"{base}/{call.operation}", None, None)
+    if route.dialect == "fal":
+        made = _APPS.get(route.modality, fal.Input)(call.members)
+        lost = ("query dropped",) if "?" in call.operation else ()
+        return Payload(f"{base}/{route.upstream}", JSON, jsonbody.encode(made.members), (*lost, *made.changes))
     if route.dialect == "genai" or route.modality == "video":
         return Payload(f"{base}/{'genai/' if route.provider.local else ''}{route.upstream}", JSON, _genai(call, route))
     if route.dialect == "nvidia" and route.modality in ("speech", "transcribe"):
