@@ -231,7 +231,9 @@ PROVIDER = "[providers.p]\n{}\n"
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ('kind = "fal"\nbase_url = "https://x"', "providers.p.kind: fal's queue is not spoken yet"),
+        ('kind = "fal"', "providers.p.models: name at least one"),
+        ('kind = "fal"\nmodels = [{id = "m", modality = "speech"}]', 'm must have modality "chat", "image" or "video"'),
+        ('kind = "nvidia"\nmodels = [{id = "m", modality = "video"}]', "providers.p.models: m makes videos; set router.video"),
         ('kind = "openai"\nmodels = ["m"]', 'providers.p.base_url: is missing, for kind is "openai"'),
         ('kind = "openai"\nbase_url = "https://x"', "providers.p.models: name at least one"),
         ('kind = "engine"\nbase_url = "https://x"\nai_url = "https://y"\nmodels = ["m"]', "providers.p.ai_url: is for kind"),
@@ -253,6 +255,11 @@ def test_nvidia_needs_its_kind_only(tmp_path: Path) -> None:
     assert settings.hosts_of("nvidia-upstream") == ("integrate.api.nvidia.com", "ai.api.nvidia.com")
     own = load(write(tmp_path, PROVIDER.format('kind = "nvidia"\nkey_env = "K"\nper_minute = 5\nmodels = ["m"]')), {"K": "k"})
     assert (own.providers["p"].key, own.providers["p"].per_minute, own.providers["p"].models[0].id) == (None, 5, "m")
+
+
+def test_fal_needs_its_kind_and_models(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, PROVIDER.format('kind = "fal"\nmodels = [{id = "fal-ai/ltx-video", modality = "video"}]')), {})
+    assert (settings.providers["p"].key, settings.hosts_of("fal")) == (SecretRef("fal"), ("queue.fal.run",))
 
 
 @pytest.mark.parametrize(

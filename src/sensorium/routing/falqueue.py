@@ -8,6 +8,7 @@ made again, since it would be paid for twice: what became of it is told as `resu
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ STATUS_BYTES, RESULT_BYTES, FILE_BYTES = 4 * 1024 * 1024, 128 * 1024 * 1024, 256
 TRANSIENT: Final = (401, 403, 408, 429, 500, 502, 503, 504)  # of a status: they say nothing about the request
 GONE: Final = (404, 410, 499)  # of a result
 EVENTS: Final = "text/event-stream"
+_ID: Final = re.compile(r"[0-9A-Za-z_.:-]{1,128}")
 
 
 To = Literal["queue", "own file", "public file"]
@@ -123,7 +125,7 @@ class Job:
         """What was answered to the submit. Raises UpstreamFailed when it cannot be used."""
         told = fal.result(await reply.whole(STATUS_BYTES), self._name)
         id, *urls = (told.get(name) for name in ("request_id", "status_url", "response_url", "cancel_url"))
-        if reply.status >= 300 or not isinstance(id, str) or not id.isascii() or not id.isprintable() or len(id) > 128:
+        if reply.status >= 300 or not isinstance(id, str) or not _ID.fullmatch(id):
             raise UpstreamFailed(f"{self._name} answered {reply.status} without a usable request id")
         return Handle(id, *(self._own(url) for url in urls))
 
