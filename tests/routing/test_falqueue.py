@@ -175,6 +175,29 @@ def test_files_are_not_fetched_from_anywhere(url: str) -> None:
     assert (type(error), len(there.asked)) == (UpstreamFailed, 3)
 
 
+@pytest.mark.parametrize(("answer", "methods"), [((200, TAKEN), ["POST", "PUT"]), ((503, {}), ["POST"]), (UpstreamFailed("x"), ["POST"])])
+def test_who_leaves_during_the_submit_leaves_a_request_behind(answer: Said, methods: list[str]) -> None:
+    async def main() -> None:
+        there, held = There(answer, (202, {})), asyncio.Event()
+
+        async def ask(method: str, url: str, data: bytes | None = None, to: falqueue.To = "queue") -> Reply:
+            reply = await there.ask(method, url, data, to)
+            await held.wait()
+            return reply
+
+        job = falqueue.Job(ask, CALL, ROUTE, lambda: 0.0, there.sleep, 5.0)
+        waiting = asyncio.create_task(job.finished(Payload(PLACE, JSON, b"{}")))
+        while not there.asked:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        held.set()
+        await job.cancel()
+        assert [asked[0] for asked in there.asked] == methods
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("outcome", [(202, {}), (400, {}), UpstreamFailed("gone")])
 def test_cancelling_is_asked_once_and_never_fails(outcome: Said) -> None:
     async def main() -> None:

@@ -72,13 +72,13 @@ class Job:
         self._ask, self._call, self._route = ask, call, route
         self._clock, self._sleep, self._now = clock, sleep, int(now)
         self._until = clock() + route.provider.timeout_s
-        self._handle: Handle | None = None
+        self._submitting: asyncio.Future[Handle | Reply] | None = None
         self._over = False
 
     @property
     def abandoned(self) -> bool:
         """Whether a request is left in the queue that `cancel` should end."""
-        return self._handle is not None and not self._over
+        return self._submitting is not None and not self._over
 
     async def finished(self, sent: Payload) -> Reply:
         """The app's output in the caller's dialect, or an error of fal's or of the app's, as it came.
@@ -86,10 +86,11 @@ class Job:
         Raises UpstreamRefused with code result_lost when the result can no longer be had, deadline_exceeded when it takes too long,
         UpstreamFailed for replies that make no sense, and what `ask` raises.
         """
-        first = await self._ask("POST", sent.url, sent.data)
-        if first.status >= 400:
-            return first
-        self._handle = handle = await self._taken(first)
+        # Whoever leaves now leaves a request behind as well: it must be known to be cancelled.
+        self._submitting = asyncio.ensure_future(self._submit(sent))
+        handle = await asyncio.shield(self._submitting)
+        if isinstance(handle, Reply):
+            return handle
         told = await self._completed(handle)
         self._over = True
         reply = await self._result(handle, failed=bool(told.get("error")))
@@ -102,11 +103,13 @@ class Job:
 
     async def cancel(self) -> None:
         """Take the request out of the queue, or ask its runner to stop; whether that works is not known to anybody who waits."""
-        if self._handle is None:
+        if self._submitting is None:
             return
         with suppress(SensoriumError, TimeoutError):
             async with asyncio.timeout(CANCEL_S):
-                await (await self._ask("PUT", self._handle.cancel_url)).close()
+                handle = await self._submitting
+                reply = handle if isinstance(handle, Reply) else await self._ask("PUT", handle.cancel_url)
+                await reply.close()
 
     @property
     def _name(self) -> str:
@@ -121,8 +124,16 @@ class Job:
         identity = {"id": f"chatcmpl-{handle.id}", "created": self._now, "model": self._route.upstream}
         return EVENTS if self._call.stream else JSON, fal.answered(found, self._call.members, identity, self._name)
 
-    async def _taken(self, reply: Reply) -> Handle:
-        """What was answered to the submit. Raises UpstreamFailed when it cannot be used."""
+    async def _submit(self, sent: Payload) -> Handle | Reply:
+        """The request that was made, or the answer of fal's that says no. Raises UpstreamFailed for one that cannot be used."""
+        try:
+            reply = await self._ask("POST", sent.url, sent.data)
+        except SensoriumError:
+            self._over = True
+            raise
+        if reply.status >= 400:
+            self._over = True
+            return reply
         told = fal.result(await reply.whole(STATUS_BYTES), self._name)
         id, *urls = (told.get(name) for name in ("request_id", "status_url", "response_url", "cancel_url"))
         if reply.status >= 300 or not isinstance(id, str) or not _ID.fullmatch(id):
