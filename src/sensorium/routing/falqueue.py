@@ -27,6 +27,7 @@ SILENT_S: Final = 60.0  # after which a request whose status cannot be read coun
 CANCEL_S: Final = 10.0
 ANSWER_S: Final = 30.0  # that the queue may take to answer anything but the submit
 TRIES: Final = 3
+MOST_FILES: Final = 16  # of one result
 STATUS_BYTES, RESULT_BYTES, FILE_BYTES = 4 * 1024 * 1024, 128 * 1024 * 1024, 256 * 1024 * 1024
 TRANSIENT: Final = (401, 403, 408, 429, 500, 502, 503, 504)  # of a status: they say nothing about the request
 GONE: Final = (404, 410, 499)  # of a result
@@ -97,7 +98,10 @@ class Job:
         if reply.status != 200:
             return reply
         found = fal.result(await reply.whole(RESULT_BYTES), self._name)
-        files = {url: await self._file(url) for url in dict.fromkeys(fal.links(found))}
+        links = tuple(dict.fromkeys(fal.links(found)))
+        if len(links) > MOST_FILES:
+            raise UpstreamFailed(f"{self._name} answered with {len(links)} files; at most {MOST_FILES} are fetched")
+        files = {url: await self._file(url) for url in links}
         media, body = await asyncio.to_thread(self._answer, found, files, handle)
         return replace(_whole(media, body, handle, self._route), changes=sent.changes)
 
