@@ -20,7 +20,7 @@ from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Modality, Route
 from sensorium.routing.dispatch import Send
 from sensorium.routing.opening import opened
-from sensorium.wire import jsonbody
+from sensorium.wire import fal, jsonbody
 from sensorium.wire.failure import Failure
 from sensorium.wire.multipart import Part
 
@@ -100,8 +100,8 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
 
 def _call(route: Route, draw: bool) -> Call:
     if route.dialect == "fal" and not (draw and route.modality == "image"):
-        app = "/".join(route.upstream.split("/")[:2])
-        return Call("doctor", route.upstream, route.modality, ("fal",), f"{app}/requests/{NO_REQUEST}/status", {}, method="GET")
+        operation = f"{fal.endpoint(route.upstream)}/requests/{NO_REQUEST}/status"
+        return Call("doctor", route.upstream, route.modality, ("fal",), operation, {}, method="GET")
     method, operation, members = CALLS[route.modality]
     if draw and route.modality == "image":
         members = DRAWN

@@ -66,6 +66,14 @@ def test_bodies_that_are_no_input(body: dict[str, Any]) -> None:
         fal.drawing(members(body))
 
 
+@pytest.mark.parametrize(
+    ("app", "place"),
+    [("fal-ai/flux/schnell", "fal-ai/flux"), ("fal-ai/ltx-video", "fal-ai/ltx-video"), ("workflows/me/mine/x", "workflows/me/mine")],
+)
+def test_where_an_apps_requests_are(app: str, place: str) -> None:
+    assert fal.endpoint(app) == place
+
+
 def user(*content: Any) -> dict[str, Any]:
     return {"role": "user", "content": list(content)}
 

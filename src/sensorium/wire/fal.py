@@ -24,6 +24,7 @@ _WITHOUT_MEANING: Final = ("mode", "model", "sampler", "clip_guidance_preset", "
 _REPLACED: Final = ("prompt", "text_prompts", "width", "height", "seed", "image", *_RENAMED, *_WITHOUT_MEANING)
 _ASKED: Final = ("max_tokens", "num_inference_steps", "inference_steps", "block_length", "threshold")
 _READ: Final = ("model", "messages", "stream", "stream_options", "max_completion_tokens", "user", *_ASKED)
+_NAMESPACES: Final = ("workflows", "comfy")  # which stand before an app's owner
 _SPEAKERS: Final = {"user": "User", "assistant": "Assistant"}
 Files = Mapping[str, bytes]
 """The files that a result links to, by their links."""
@@ -35,6 +36,12 @@ class Input:
 
     members: Members
     changes: tuple[str, ...] = ()
+
+
+def endpoint(app: str) -> str:
+    """The part of an app's id below which its requests are: owner and alias, without a sub-path."""
+    parts = app.split("/")
+    return "/".join(parts[: 3 if parts[0] in _NAMESPACES else 2])
 
 
 def drawing(found: Members) -> Input:

@@ -19,7 +19,7 @@ CANCELLED = failed("client_cancelled", "Request cancelled")
 TIMED_OUT = failed("request_timeout", "Request timed out", {"x-fal-request-timeout-type": "user"})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Request:
     """One request. Times are in seconds since the epoch; `work_s` is how long it runs, `run()` gives what comes out.
 
@@ -112,7 +112,7 @@ class Queue:
     def _advance(self) -> None:
         """Play what happened until now, in the order in which it happened."""
         now = self._now()
-        while (event := min(self._events(), key=lambda one: one[0], default=None)) is not None and event[0] <= now < FOREVER:
+        while (event := min(self._events(), key=lambda one: one[0], default=None)) is not None and event[0] <= now:
             self._at, request = event
             if request.started is not None:
                 self._end(request, request.run())
