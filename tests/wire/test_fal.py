@@ -46,6 +46,11 @@ def members(body: Any) -> jsonbody.Members:
             ("sampler dropped",),
         ),
         ({"prompt": "a", "aspect_ratio": "16:9"}, {"prompt": "a", "aspect_ratio": "16:9"}, ()),
+        (
+            {"prompt": "a", "text_prompts": [{"text": "b"}], "image_size": "square", "width": 9, "steps": 3, "num_inference_steps": 4},
+            {"prompt": "b", "image_size": "square", "num_inference_steps": 4},
+            ("steps, prompt, width dropped",),
+        ),
     ],
 )
 def test_a_genai_body_as_an_input(body: dict[str, Any], expected: dict[str, Any], changes: tuple[str, ...]) -> None:
@@ -100,10 +105,16 @@ def text(words: str) -> dict[str, Any]:
             ("messages joined into one prompt", "temperature, n dropped"),
         ),
         (
-            {"messages": [user(text("What?"), PICTURE), {"role": "assistant", "content": "A dog."}, {"role": "user", "content": "Big?"}]},
+            {
+                "messages": [
+                    {**user(text("What?"), PICTURE), "name": "me"},
+                    {"role": "assistant", "content": "A dog."},
+                    {"role": "user", "content": "Big?"},
+                ]
+            },
             "User: What?\n\nAssistant: A dog.\n\nUser: Big?",
             {},
-            ("messages joined into one prompt",),
+            ("messages joined into one prompt", "messages.name dropped"),
         ),
         (
             {"messages": [user(text("a"), {"type": "image_url", "image_url": {**PICTURE["image_url"], "detail": "low"}})]},  # type: ignore[dict-item]

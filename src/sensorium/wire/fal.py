@@ -20,8 +20,9 @@ from sensorium.wire.jsonbody import Members
 SIDE: Final = 1024  # genai's width and height where the call names none; fal's own default is another size
 MOST_TOKENS: Final = 512  # that the app generates where the call does not say
 _RENAMED: Final = {"steps": "num_inference_steps", "cfg_scale": "guidance_scale", "samples": "num_images"}
+_SIDES: Final = ("width", "height")
 _WITHOUT_MEANING: Final = ("mode", "model", "sampler", "clip_guidance_preset", "style_preset")
-_REPLACED: Final = ("prompt", "text_prompts", "width", "height", "seed", "image", *_RENAMED, *_WITHOUT_MEANING)
+_REPLACED: Final = ("prompt", "text_prompts", *_SIDES, "seed", "image", *_RENAMED, *_WITHOUT_MEANING)
 _ASKED: Final = ("max_tokens", "num_inference_steps", "inference_steps", "block_length", "threshold")
 _READ: Final = ("model", "messages", "stream", "stream_options", "max_completion_tokens", "user", *_ASKED)
 _NAMESPACES: Final = ("workflows", "comfy")  # which stand before an app's owner
@@ -57,9 +58,12 @@ def drawing(found: Members) -> Input:
         del made["guidance_scale"]
     if "seed" in given and jsonbody.value(given, "seed") != 0:
         made["seed"] = given["seed"]
-    if "image_size" not in given and "aspect_ratio" not in given:
-        made["image_size"] = _raw({side: given.get(side, SIDE) for side in ("width", "height")})
-    dropped = [name for name in _WITHOUT_MEANING if name in given]
+    dropped = [name for name in _WITHOUT_MEANING if name in given] + [old for old, new in _RENAMED.items() if {old, new} <= given.keys()]
+    dropped += ["prompt"] if {"prompt", "text_prompts"} <= given.keys() else []
+    if "image_size" in given or "aspect_ratio" in given:
+        dropped += [side for side in _SIDES if side in given]
+    else:
+        made["image_size"] = _raw({side: given.get(side, SIDE) for side in _SIDES})
     own = {name: raw for name, raw in given.items() if name not in _REPLACED}
     return Input({"sync_mode": _raw(True)} | made | own, _dropped(dropped))
 
@@ -192,8 +196,7 @@ def _said(messages: Iterable[Any]) -> tuple[list[tuple[str, str]], list[str], li
         text = "\n".join(word for word in words if word)
         if text:
             texts.append((str(message.get("role")), text))
-        if message.get("tool_calls"):
-            dropped.append("messages.tool_calls")
+        dropped += [f"messages.{name}" for name in message if name not in ("role", "content") and message[name] is not None]
     return texts, pictures, list(dict.fromkeys(dropped))
 
 
