@@ -139,6 +139,14 @@ def test_a_provider_is_added_below_and_comments_stay(shell: Shell) -> None:
     shell("provider", "add", "nvidia", "--key-env", "K")
     listed = shell("provider", "list")
     assert [line.split()[0] for line in listed.splitlines()[1:4]] == ["openai", "box", "nvidia"]
+    assert "put fal   # goes to queue.fal.run" in shell("provider", "add", "fal")
+    fal = load_for_vault(shell.folder / FILE, {}).providers["fal"]
+    assert {model.id: (model.modality, model.upstream) for model in fal.models} == {
+        "fal-ai/nemotron-diffusion-vlm": ("chat", None),
+        "black-forest-labs/flux.1-schnell": ("image", "fal-ai/flux/schnell"),
+        "black-forest-labs/flux.1-dev": ("image", "fal-ai/flux/dev"),
+    }
+    shell("provider", "add", "fal", "--name", "films", "--model", "video=fal-ai/ltx-video")
     openai = load_for_vault(shell.folder / FILE, {}).providers["openai"]
     assert (openai.per_minute, [model.modality for model in openai.models]) == (7, ["chat", "image"])
 
@@ -159,7 +167,8 @@ def test_anthropic_is_a_provider_by_its_name_alone(shell: Shell) -> None:
         (("hub", "--name", "x"), "providers.x.base_url: is missing"),
         (("openai", "--name", "x", "--secret", CANARY, "--model", "m"), "providers.x.key: write it as"),
         (("openai", "--name", "x", "--secret", "a", "--key-env", "B", "--model", "m"), "both name a key"),
-        (("fal", "--name", "x"), "'fal' is not one of"),
+        (("replicate", "--name", "x"), "'replicate' is not one of"),
+        (("fal", "--model", "embed=m"), 'providers.fal.models: m must have modality "chat", "image" or "video"'),
     ],
 )
 def test_a_provider_that_cannot_be_leaves_the_file_as_it_was(shell: Shell, arguments: tuple[str, ...], said: str) -> None:

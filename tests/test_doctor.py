@@ -17,6 +17,7 @@ from tests.anthropic_program import KEY as THEIRS
 from tests.anthropic_program import Program
 from tests.hub_process import hub_environment
 from tests.serving import serving
+from tests.simulators.fal import site as fal_site
 from tests.simulators.site import AI, KEY, SETTINGS, Site, running
 from tests.store.vaults import opened
 
@@ -43,8 +44,8 @@ class Shell:
         assert (done.returncode, "Traceback" in said, "nvapi-" in said) == (code, False, False), said
         return said
 
-    def json(self, *arguments: str) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self("--json", *arguments))
+    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self("--json", *arguments, code=code).partition("\nsensorium: ")[0])
         return report
 
 
@@ -159,3 +160,28 @@ def test_the_shipped_models_count_and_a_modality_must_exist(tmp_path: Path) -> N
     with shell(tmp_path, "") as doctor:
         doctor("--require", "chat, image")
         assert "there is no modality pictures" in doctor("--require", "pictures", code=2)
+
+
+FAL = """
+[local]
+enabled = false
+[providers.fal]
+kind = "fal"
+base_url = "{site}/queue.fal.run"
+models = [
+    {{ id = "fal-ai/nemotron-diffusion-vlm", vision = true }},
+    {{ id = "f", modality = "image", upstream = "fal-ai/flux/schnell" }},
+    {{ id = "fal-ai/ltx-video", modality = "video" }},
+]
+"""
+
+
+@pytest.mark.parametrize(("key", "state"), [(fal_site.KEY, "works"), ("wrong-id:wrong-secret", "fails")])
+def test_fal_is_asked_for_a_request_that_does_not_exist(tmp_path: Path, key: str, state: str) -> None:
+    with fal_site.running() as site:
+        doctor = Shell(tmp_path, Site(site.base.removeprefix("http://"), None, site.clock), FAL)  # type: ignore[arg-type]
+        doctor.keep(fal=key)
+        report = doctor.json(code=0 if state == "works" else 1)
+        assert [(route["modality"], route["state"]) for route in report["routes"]] == [(m, state) for m in ("chat", "image", "video")]
+        assert {call.method for call in site.simulator.seen} == {"GET"}
+        assert state == "works" or "replace the key fal" in report["routes"][0]["detail"]

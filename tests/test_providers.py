@@ -110,6 +110,18 @@ def test_an_anthropic_model_takes_pictures_and_its_time(vault: Vault) -> None:
     assert short.provider.timeout_s == 9
 
 
+def test_fals_apps_are_called_through_its_queue_and_its_chat_needs_a_picture(vault: Vault) -> None:
+    models = '["a/see", {id = "m", modality = "image", upstream = "a/draw"}, {id = "a/film", modality = "video"}]'
+    found = routed(f'[providers.p]\nkind = "fal"\nmodels = {models}', vault)
+    assert {route.modality: (route.dialect, route.upstream, route.provider.base_url) for route in found} == {
+        "chat": ("fal", "a/see", "https://queue.fal.run"),
+        "image": ("fal", "a/draw", "https://queue.fal.run"),
+        "video": ("fal", "a/film", "https://queue.fal.run"),
+    }
+    assert found[0].capabilities == {"vision"}
+    assert "there is no secret fal" in str(found[0].provider.down())
+
+
 def test_one_nvidia_key_is_one_provider_with_one_limit(vault: Vault) -> None:
     found = routed(f"[providers.p]\n{NVIDIA}", vault)
     assert {(route.provider.name, route.provider.per_minute, route.provider.credential.name) for route in found} == {

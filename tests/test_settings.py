@@ -255,7 +255,9 @@ PROVIDER = "[providers.p]\n{}\n"
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ('kind = "fal"\nbase_url = "https://x"', "providers.p.kind: fal's queue is not spoken yet"),
+        ('kind = "fal"', "providers.p.models: name at least one"),
+        ('kind = "fal"\nmodels = [{id = "m", modality = "speech"}]', 'm must have modality "chat", "image" or "video"'),
+        ('kind = "nvidia"\nmodels = [{id = "m", modality = "video"}]', "providers.p.models: m makes videos; set router.video"),
         ('kind = "openai"\nmodels = ["m"]', 'providers.p.base_url: is missing, for kind is "openai"'),
         ('kind = "openai"\nbase_url = "https://x"', "providers.p.models: name at least one"),
         ('kind = "engine"\nbase_url = "https://x"\nai_url = "https://y"\nmodels = ["m"]', "providers.p.ai_url: is for kind"),
@@ -289,6 +291,11 @@ def test_anthropic_needs_its_kind_only_and_another_address_no_key(tmp_path: Path
     assert settings.hosts_of("anthropic") == ("api.anthropic.com",)
     own = load(write(tmp_path, PROVIDER.format('kind = "anthropic"\nbase_url = "http://127.0.0.1:8000/v1"')), {})
     assert (own.providers["p"].key, own.providers["p"].urls) == (None, ("http://127.0.0.1:8000/v1",))
+
+
+def test_fal_needs_its_kind_and_models(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, PROVIDER.format('kind = "fal"\nmodels = [{id = "fal-ai/ltx-video", modality = "video"}]')), {})
+    assert (settings.providers["p"].key, settings.hosts_of("fal")) == (SecretRef("fal"), ("queue.fal.run",))
 
 
 @pytest.mark.parametrize(

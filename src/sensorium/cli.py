@@ -223,6 +223,31 @@ def nvidia(
         simulators.serve(simulator, host, port, lambda url: print(overview(url, simulator.catalog, bool(key)), flush=True))
 
 
+@simulate.command()
+def fal(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8781,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID:SECRET", help="Accepted key (repeatable).  [default: simulated-id:simulated-secret]", show_default=False),
+    ] = None,
+    slots: Annotated[int, typer.Option(help="Requests of one key that run at a time.")] = 2,
+    work: Annotated[float, typer.Option(help="Seconds that every app works.")] = 0.2,
+    fault: Annotated[list[str] | None, typer.Option(metavar="KIND=RATE[:SECONDS]", help="Fault (repeatable).", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same faults.")] = 0,
+) -> None:
+    """Play fal's queue until Ctrl-C: no network, no quota, failures to order."""
+    with outcome():
+        # Start-up cost: the web server takes longer to import than every other command takes to run.
+        from sensorium.simulators import serve as simulators
+        from sensorium.simulators.fal.options import options
+        from sensorium.simulators.fal.overview import overview
+        from sensorium.simulators.fal.server import Simulator
+
+        chosen = options(keys=key or (), slots=slots, work=work, faults=fault or (), seed=seed)
+        simulators.serve(Simulator(chosen), host, port, lambda url: print(overview(url, bool(key)), flush=True))
+
+
 app.command()(cli_setup.init)
 app.command("set")(cli_set.set_option)
 app.command()(cli_doctor.doctor)

@@ -22,23 +22,26 @@ class Preset(StrEnum):
     openai = "openai"
     anthropic = "anthropic"
     genai = "genai"
+    fal = "fal"
     engine = "engine"
     hub = "hub"
 
 
 URLS = {"openai": "https://api.openai.com/v1", "genai": "https://ai.api.nvidia.com/v1/genai"}
-SECRETS = {"nvidia": "nvidia-upstream", "openai": "openai", "anthropic": "anthropic", "genai": "nvidia-image"}
+SECRETS = {"nvidia": "nvidia-upstream", "openai": "openai", "anthropic": "anthropic", "genai": "nvidia-image", "fal": "fal"}
 
 
 @app.command()
 def add(
     ctx: typer.Context,
-    preset: Annotated[Preset, typer.Argument(metavar="KIND", help="nvidia, openai, anthropic, genai, engine or hub.", show_default=False)],
+    preset: Annotated[
+        Preset, typer.Argument(metavar="KIND", help="nvidia, openai, anthropic, genai, fal, engine, hub.", show_default=False)
+    ],
     name: Annotated[str, typer.Option(help="Its name in the file; KIND by default.", show_default=False)] = "",
-    url: Annotated[str, typer.Option(help="Its address; known for nvidia, openai, anthropic and genai.", show_default=False)] = "",
+    url: Annotated[str, typer.Option(help="Its address; known for nvidia, openai, anthropic, genai and fal.", show_default=False)] = "",
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="[MODALITY=]ID", help="Model: chat, vision, embed or image (repeatable).", show_default=False),
+        typer.Option(metavar="[MODALITY=]ID", help="Model: chat, vision, embed, image or video (repeatable).", show_default=False),
     ] = None,
     secret: Annotated[str, typer.Option(help="The secret of the vault that is its key.", show_default=False)] = "",
     key_env: Annotated[str, typer.Option(help="Instead: the environment variable that holds it.", show_default=False)] = "",
@@ -58,11 +61,11 @@ def add(
         if secret and key_env:
             fail("--secret and --key-env both name a key; keep one", USAGE)
         named = secret or ("" if key_env else SECRETS.get(kind, ""))
-        models = model or (list(text.NVIDIA_MODELS) if kind == "nvidia" else [])
+        listed = text.named_models(model or (text.NVIDIA_MODELS if kind == "nvidia" else ()))
         made = text.provider(
             called,
             kind,
-            text.named_models(models),
+            listed or (text.FAL_MODELS if kind == "fal" else ()),
             base_url=url or URLS.get(kind),
             key=f"secret:{named}" if named else None,
             key_env=key_env or None,

@@ -19,6 +19,7 @@ SECRET_NAME = re.compile(r"(?!nvapi-)[a-z0-9][a-z0-9._-]{0,63}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NO_KEY = "none"
 NVIDIA_CHAT, NVIDIA_AI = "https://integrate.api.nvidia.com/v1", "https://ai.api.nvidia.com/v1"
+FAL, FAL_KEY = "https://queue.fal.run", "fal"
 NVIDIA_PER_MINUTE = 35.0  # its limit is 40 a minute and key, without a header that would say so
 ANTHROPIC, ANTHROPIC_KEY = "https://api.anthropic.com/v1", "anthropic"
 ANTHROPIC_TIMEOUT_S = 600.0
@@ -81,12 +82,6 @@ def _secret_ref_or_none(text: object) -> SecretRef | None:
     return None if text is None or text == NO_KEY else _secret_ref(text)
 
 
-def _kind(text: object) -> object:
-    if text == "fal":
-        raise ValueError("fal's queue is not spoken yet; a model that fal hosts behind OpenAI's protocol can be kind = \"openai\"")
-    return text
-
-
 def _short(model: object) -> object:
     return {"id": model} if isinstance(model, str) else model
 
@@ -101,7 +96,7 @@ HostPort = Annotated[str, AfterValidator(_host_port)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Order = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 Variable = Annotated[str, AfterValidator(_variable_name)]
-Kind = Literal["openai", "genai", "nvidia", "anthropic", "engine", "hub"]
+Kind = Literal["openai", "genai", "nvidia", "anthropic", "fal", "engine", "hub"]
 
 
 class Section(BaseModel):
@@ -189,8 +184,8 @@ class NamedModel(Times):
 class HostedModel(NamedModel):
     """One model of a provider. A string stands for the `id` of a chat model."""
 
-    modality: Literal["chat", "embed", "image", "speech", "transcribe", "rerank"] = Field(
-        default="chat", description="`chat`, `embed`, `image`, `speech`, `transcribe` or `rerank`"
+    modality: Literal["chat", "embed", "image", "speech", "transcribe", "rerank", "video"] = Field(
+        default="chat", description="`chat`, `embed`, `image`, `speech`, `transcribe`, `rerank`, or `video` of kind `fal`"
     )
 
 
@@ -277,19 +272,20 @@ class RouterSettings(Section):
 class ProviderSettings(Limits):
     """A hosted API, or an engine or hub of one's own."""
 
-    kind: Annotated[Kind, BeforeValidator(_kind)] = Field(
+    kind: Kind = Field(
         description="`openai`: OpenAI's protocol; `genai`: NVIDIA's image models; `nvidia`: what NVIDIA hosts, with one key; "
-        "`anthropic`: Anthropic's protocol; "
+        "`anthropic`: Anthropic's protocol; `fal`: fal's queue; "
         "`engine`: OpenAI's protocol on this machine; `hub`: another Sensorium"
     )
     base_url: BaseUrl | None = Field(
-        default=None, description=f"its address; kind `nvidia` has one: `{NVIDIA_CHAT}`, and so has kind `anthropic`: `{ANTHROPIC}`"
+        default=None,
+        description=f"its address; three kinds have one: `nvidia` `{NVIDIA_CHAT}`, `anthropic` `{ANTHROPIC}`, `fal` `{FAL}`",
     )
     ai_url: BaseUrl | None = Field(default=None, description=f"kind `nvidia` only: its pictures and rerank; `{NVIDIA_AI}` by default")
     key: Annotated[SecretRef | None, BeforeValidator(_secret_ref_or_none)] = Field(
         default=None,
-        description='its key, as `"secret:NAME"`; kind `nvidia` takes `"secret:nvidia-upstream"`, kind `anthropic` without a '
-        '`base_url` takes `"secret:anthropic"`, others send none',
+        description='its key, as `"secret:NAME"`; kind `nvidia` takes `"secret:nvidia-upstream"`, `fal` `"secret:fal"`, `anthropic` '
+        'without a `base_url` `"secret:anthropic"`, others send none',
     )
     key_env: Variable | None = Field(default=None, description="instead of `key`: the environment variable that holds it, read at start")
     private: bool = Field(default=False, description="kind `engine` only: no hosted provider ever gets a call for one of its models")
@@ -304,10 +300,11 @@ class ProviderSettings(Limits):
         if isinstance(table, dict) and table.get("kind") == "anthropic" and "base_url" not in table:
             key = {} if {"key", "key_env"} & set(table) else {"key": f"secret:{ANTHROPIC_KEY}"}
             return {"base_url": ANTHROPIC, **key, **table}
-        if not isinstance(table, dict) or table.get("kind") != "nvidia":
+        if not isinstance(table, dict) or table.get("kind") not in ("nvidia", "fal"):
             return table
-        given = {"base_url": NVIDIA_CHAT, "ai_url": NVIDIA_AI, "per_minute": NVIDIA_PER_MINUTE}
-        key = {} if {"key", "key_env"} & set(table) else {"key": f"secret:{KEYS['chat']}"}
+        nvidia = {"base_url": NVIDIA_CHAT, "ai_url": NVIDIA_AI, "per_minute": NVIDIA_PER_MINUTE}
+        given, secret = (nvidia, KEYS["chat"]) if table["kind"] == "nvidia" else ({"base_url": FAL}, FAL_KEY)
+        key = {} if {"key", "key_env"} & set(table) else {"key": f"secret:{secret}"}
         return {**given, **key, **table}
 
     @property

@@ -2,7 +2,7 @@
 
 A token of chat, a word to embed, the list of voices, a tenth of a second of silence to transcribe. A picture is asked for without a
 prompt: the service refuses that after it has looked at the key, and so it costs nothing; only on request is one drawn. A list of models
-proves nothing: NVIDIA shows it to any key.
+proves nothing: NVIDIA shows it to any key. fal is asked for a request that does not exist, which it says to its own keys only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from sensorium.errors import DeadlineExceeded, SensoriumError
+from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Modality, Route
 from sensorium.routing.dispatch import Send
 from sensorium.routing.health import Closed, Health
 from sensorium.routing.opening import opened, retry_after
-from sensorium.wire import jsonbody
+from sensorium.wire import fal, jsonbody
 from sensorium.wire.failure import Failure, FailureClass
 from sensorium.wire.multipart import Part
 
@@ -42,6 +43,7 @@ CALLS: Final[dict[Modality, tuple[str, str, dict[str, Any]]]] = {
 }
 # where Anthropic takes that chat call; and what is asked for where any name goes: it shows its models to good keys only
 ANTHROPIC_CHAT, ANTHROPIC_MODELS = "messages", "models"
+NO_REQUEST: Final = "00000000-0000-4000-8000-000000000000"
 DRAWN: Final = {"prompt": "a red cube on a white table"}
 NAMELESS: Final = ("speech", "transcribe")  # in NVIDIA's dialect they name no model
 UNUSUAL: Final = ("image", "transcribe")  # asked for so little that a refusal of it is a good answer too
@@ -157,7 +159,7 @@ async def _probed(route: Route, send: Send, draw: bool, health: Health | None = 
     found = known(route)
     if found.state == "off":
         return found
-    if route.modality not in CALLS:
+    if route.modality not in CALLS and route.dialect != "fal":
         return _result(route, "not called", f"{found.detail}; there is no small call for {route.modality}")
     nameless = (route.dialect == "nvidia" and route.modality in NAMELESS) or route.dialect == "anthropic"
     if route.open and not (route.modality in USUAL or nameless):
@@ -196,6 +198,8 @@ async def _asked(route: Route, asked: Route, send: Send, draw: bool, wait_s: flo
     except SensoriumError as error:
         failure = Failure("transport", error.status, error.message)
         return _result(route, "fails", failure.message, failure.kind), failure, None
+    if route.dialect == "fal" and failure is not None and failure.status == 404 and reply.headers.get("content-type", "").startswith(JSON):
+        return _result(route, "works", f"{REACHED}; nothing was made"), None, None
     if failure is not None:
         return _refused(route, draw, failure), failure, retry_after(reply)
     if reply.status >= 300:
@@ -204,6 +208,9 @@ async def _asked(route: Route, asked: Route, send: Send, draw: bool, wait_s: flo
 
 
 def _call(route: Route, draw: bool) -> Call:
+    if route.dialect == "fal" and not (draw and route.modality == "image"):
+        operation = f"{fal.endpoint(route.upstream)}/requests/{NO_REQUEST}/status"
+        return Call("doctor", route.upstream, route.modality, ("fal",), operation, {}, method="GET")
     method, operation, members = CALLS[route.modality]
     if route.dialect == "anthropic":
         method, operation = ("GET", ANTHROPIC_MODELS) if route.open else (method, ANTHROPIC_CHAT)

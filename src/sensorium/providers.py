@@ -88,7 +88,9 @@ def _of_provider(name: str, table: ProviderSettings, key: str | None, vault: Vau
         return _provider(name, _address(table, modality), modality, table, sealed, plain)
 
     for model in table.models:
-        yield _route(model, model.modality, provider(model.modality), _dialect(table, model.modality), table.private)
+        route = _route(model, model.modality, provider(model.modality), _dialect(table, model.modality), table.private)
+        # fal's chat is about a picture, and never without one
+        yield replace(route, capabilities=frozenset({"vision"})) if route.dialect == "fal" and route.modality == "chat" else route
     if table.kind == "nvidia" or not table.models:
         yield from (_open(modality, provider(modality), _dialect(table, modality)) for modality in OPEN.get(table.kind, ()))
 
@@ -102,8 +104,8 @@ def _address(table: ProviderSettings, modality: Modality) -> str:
 def _dialect(table: ProviderSettings, modality: Modality) -> Dialect:
     if table.kind == "nvidia":
         return NVIDIA[modality]
-    if table.kind == "anthropic":
-        return "anthropic"
+    if table.kind in ("anthropic", "fal"):
+        return table.kind
     return "genai" if table.kind == "genai" or (table.kind == "hub" and modality == "image") else "openai"
 
 

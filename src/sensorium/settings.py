@@ -213,6 +213,11 @@ def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
         yield from (
             f'.models: {model.id} must be a chat model, for kind is "anthropic"' for model in provider.models if model.modality != "chat"
         )
+    films = [model.id for model in provider.models if model.modality == "video" and provider.kind != "fal"]
+    yield from (f".models: {model} makes videos; set router.video (URL + key) for it" for model in films)
+    if provider.kind == "fal":
+        others = [model.id for model in provider.models if model.modality not in ("chat", "image", "video")]
+        yield from (f'.models: {model} must have modality "chat", "image" or "video", for kind is "fal"' for model in others)
     if provider.kind == "genai":
         wrong = [model.id for model in provider.models if model.modality != "image"]
         yield from (f'.models: {model} must have modality "image", for kind is "genai"' for model in wrong)

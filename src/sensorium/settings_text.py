@@ -19,6 +19,7 @@ SHORT: Final[dict[str, dict[str, Any]]] = {
     "vision": {"vision": True},
     "embed": {"modality": "embed"},
     "image": {"modality": "image"},
+    "video": {"modality": "video"},
 }
 # Written into the file, where the operator sees and changes them; the hub itself knows no default model.
 NVIDIA_MODELS: Final = (
@@ -26,6 +27,11 @@ NVIDIA_MODELS: Final = (
     "embed=nvidia/nv-embedqa-e5-v5",
     "image=black-forest-labs/flux.1-schnell",
     "image=black-forest-labs/flux.1-dev",
+)
+FAL_MODELS: Final = (
+    {"id": "fal-ai/nemotron-diffusion-vlm", "vision": True},
+    {"id": "black-forest-labs/flux.1-schnell", "modality": "image", "upstream": "fal-ai/flux/schnell"},
+    {"id": "black-forest-labs/flux.1-dev", "modality": "image", "upstream": "fal-ai/flux/dev"},
 )
 
 
@@ -43,7 +49,7 @@ def provider(name: str, kind: str, models: Sequence[Mapping[str, Any]] = (), **m
 
 
 def named_models(given: Sequence[str]) -> list[dict[str, Any]]:
-    """Models from `[MODALITY=]ID`, where MODALITY is chat, vision (chat with pictures), embed or image. Raises SettingsError."""
+    """Models from `[MODALITY=]ID`, where MODALITY is chat, vision (chat with pictures), embed, image or video. Raises SettingsError."""
     found = []
     for text in given:
         kind, equals, id = text.rpartition("=")

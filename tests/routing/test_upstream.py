@@ -6,10 +6,12 @@ import asyncio
 import json
 import socket
 import threading
+from typing import Any
 
 import pytest
 
-from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+from sensorium import egress
+from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed, UpstreamRefused
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.upstream import Upstream
 from sensorium.wire import jsonbody
@@ -102,3 +104,51 @@ def test_redirects_are_passed_on_not_followed() -> None:
     with serving(Provider()) as base:
         reply, _ = sent(call(), chat("refuse-302", provider(base)))
     assert reply.status == 302
+
+
+class FinishedQueue:
+    """A queue of fal's whose every request is over at once. Its result links to `link`."""
+
+    def __init__(self, link: str) -> None:
+        self.link = link
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        at = f"http://127.0.0.1:{scope['server'][1]}/requests/1"
+        told: dict[str, Any] = {"images": [{"url": self.link}]}
+        if scope["method"] == "POST":
+            told = {"request_id": "1", "status_url": f"{at}/status", "response_url": at, "cancel_url": f"{at}/cancel"}
+        elif scope["path"].endswith("/status"):
+            told = {"status": "COMPLETED"}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+
+def test_a_name_that_points_elsewhere_after_it_was_checked_is_not_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+
+    async def turning(host: str, port: int) -> list[str]:
+        resolved.append(host)
+        return ["93.184.216.34"] if len(resolved) == 1 else ["127.0.0.1"]
+
+    async def at_once(seconds: float) -> None:
+        """Time passes."""
+
+    async def main(base: str) -> None:
+        upstream = Upstream(sleep=at_once)
+        draw = call(modality="image", dialects=("fal",), members=jsonbody.members(b'{"prompt":"x"}'))
+        try:
+            await upstream.send(draw, Route("m", "image", "fal", frozenset(), provider(base), "a/b"))
+        finally:
+            await upstream.close()
+
+    monkeypatch.setattr(egress, "by_system", turning)
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        link = f"https://files.example:{inside.getsockname()[1]}/a.png"
+        with serving(FinishedQueue(link)) as base, pytest.raises(UpstreamRefused, match="this machine itself"):
+            asyncio.run(main(base))
+        inside.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            inside.accept()
+    assert resolved == ["files.example"] * 4  # once to decide, and at each of three tries

@@ -25,6 +25,9 @@ TABLE = [
     (403, '{"status":403,"title":"Forbidden","detail":"Authorization failed"}', "auth", "Authorization failed"),
     (403, '{"status":403,"detail":"Function \'f\':  Missing resource entry in ApiKey for the function"}', "auth", "Missing resource"),
     (403, '{"status":403,"detail":"Function \'f\':  Not shared with the account \'nca-77\'"}', "model_unavailable", "Not shared"),
+    (403, '{"detail":"User is locked. Reason: Exhausted balance. Top up your balance"}', "quota_exhausted", "Exhausted balance"),
+    (400, '{"detail":[{"loc":["body"],"msg":"It failed","type":"downstream_service_error","url":"u"}]}', "provider_outage", "It failed"),
+    (404, '{"detail":"Application \'a/b\' not found"}', "model_unavailable", "Application"),
     (404, '{"status":404,"title":"Not Found","detail":"Function \'f\': Not found for account \'nca-77\'"}',
      "model_unavailable", "Not found"),
     (404, "404 page not found\n", "model_unavailable", "404 page not found"),
@@ -90,3 +93,9 @@ def test_any_json_is_understood(status: int, value: object) -> None:
 
 def test_a_deep_body_is_no_trap() -> None:
     assert understand(500, b'{"error":' * 5000 + b"1" + b"}" * 5000).kind == "provider_outage"
+
+
+def test_a_policy_that_forbids_an_input_keeps_its_name() -> None:
+    body = b'{"detail":[{"loc":["body","prompt"],"msg":"Not allowed","type":"content_policy_violation"}]}'
+    assert understand(422, body).code == "content_policy_violation"
+    assert understand(422, b'{"detail":[{"loc":["body","prompt"],"msg":"Field required","type":"missing"}]}').code is None

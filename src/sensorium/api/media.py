@@ -64,7 +64,7 @@ class MediaDoor:
 
     async def _generate(self, visit: Visit, found: Members, model: str) -> None:
         members = media.drawing(found)
-        call = Call(visit.request_id, model, "image", ("openai", "genai"), pictures.GENERATIONS, members, caller=visit.caller)
+        call = Call(visit.request_id, model, "image", ("openai", "genai", "fal"), pictures.GENERATIONS, members, caller=visit.caller)
         reply = await self._dispatch(replace(call, extensions=media.EXTENSIONS))
         if (body := await _whole(visit, reply)) is None:
             return
@@ -75,7 +75,7 @@ class MediaDoor:
 
     async def _understand(self, visit: Visit, found: Members, model: str) -> None:
         members = media.question(found)
-        call = Call(visit.request_id, model, "chat", ("openai",), "chat/completions", members, needs=VISION, caller=visit.caller)
+        call = Call(visit.request_id, model, "chat", ("openai", "fal"), "chat/completions", members, needs=VISION, caller=visit.caller)
         reply = await self._dispatch(call)
         if (body := await _whole(visit, reply)) is not None:
             await _answer(visit, reply, {"text": media.answered(body, reply.route.provider.name)})

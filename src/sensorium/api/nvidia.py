@@ -42,7 +42,7 @@ class GenaiDoor:
         accept = visit.header("accept").split(";")[0].strip().lower()
         if accept == "image/png" and routes[0].provider.local:
             found = {"output_format": msgspec.Raw(b'"png"')} | found  # drawn here: no need to go through a lossy JPEG
-        reply = await self._dispatch(Call(visit.request_id, model, "image", ("genai",), model, found, caller=visit.caller))
+        reply = await self._dispatch(Call(visit.request_id, model, "image", ("genai", "fal"), model, found, caller=visit.caller))
         if reply.status != 200:
             await visit.relay(reply)
         elif accept in picture.FORMATS:

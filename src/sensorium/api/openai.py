@@ -25,6 +25,7 @@ class OpenAIDoor:
         found = jsonbody.members(await visit.whole_body())
         call = replace(
             _call(visit, found, "chat", "chat/completions"),
+            dialects=("openai", "fal"),
             needs=openai.chat_needs(found),
             stream=jsonbody.flag(found, "stream"),
         )
@@ -62,7 +63,7 @@ class OpenAIDoor:
     async def images(self, visit: Visit) -> None:
         """Draw pictures: relayed where the model speaks OpenAI, else translated to genai."""
         found = jsonbody.members(await visit.whole_body())
-        call = replace(_call(visit, found, "image", pictures.GENERATIONS), dialects=("openai", "genai"))
+        call = replace(_call(visit, found, "image", pictures.GENERATIONS), dialects=("openai", "genai", "fal"))
         await self._relay(visit, replace(call, stream=jsonbody.flag(found, "stream")))
 
     async def edits(self, visit: Visit) -> None:

@@ -29,7 +29,7 @@ class VideoDoor:
         if not self._dispatch.catalog.serves("video"):
             raise NotConfigured("video is not configured on this hub: set router.video (URL + key)")
         found = jsonbody.members(await visit.whole_body())
-        dialects: tuple[Dialect, ...] = ("genai", "nvidia", "openai")  # the model's path below the base URL in each
+        dialects: tuple[Dialect, ...] = ("genai", "nvidia", "openai", "fal")  # the model's path below the base URL in each
         reply = await self._dispatch(Call(visit.request_id, model, "video", dialects, model, found, caller=visit.caller))
         if reply.status != 200:
             await visit.relay(reply)

@@ -15,11 +15,11 @@ from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 from sensorium.wire.usage import UNKNOWN, Usage
 
-Dialect = Literal["openai", "genai", "nvidia", "anthropic"]
+Dialect = Literal["openai", "genai", "nvidia", "anthropic", "fal"]
 """How a route is spoken to. `openai`: the operation below the base URL, the model in the body. `genai`: the model's name below the base
 URL (pictures, video). `nvidia`: what NVIDIA does in a way of its own: speech NIMs (the operation below the base URL, forms, no model),
 rerank (the model's slug below the base URL) and embeddings (`input_type`). `anthropic`: the operation below the base URL, the model in the
-body, the key and the protocol's version in headers of its own."""
+body, the key and the protocol's version in headers of its own. `fal`: fal's queue, the app's id below the base URL."""
 Modality = Literal["chat", "embed", "image", "speech", "transcribe", "video", "rerank"]
 Where = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 ANY_MODEL = "*"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
 from sensorium.exchange import JSON
-from sensorium.routing.call import Call, Provider, Route
+from sensorium.routing.call import Call, Modality, Provider, Route
 from sensorium.routing.metering import counting
-from sensorium.wire import anthropic_chat, films, jsonbody, multipart, nvidia_models, parameters, retrieval, speech
+from sensorium.wire import anthropic_chat, fal, films, jsonbody, multipart, nvidia_models, parameters, retrieval, speech
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
 from sensorium.wire.speech import Form
@@ -18,6 +18,7 @@ from sensorium.wire.speech import Form
 MESSAGES: Final = "messages"  # the operation of Anthropic's protocol that is a chat call in OpenAI's
 # what a host calls the most tokens of an answer, where it refuses `max_tokens` for some of its models
 LIMITS: Final = {"api.openai.com": "max_completion_tokens"}
+_APPS: Final[dict[Modality, Callable[[Members], fal.Input]]] = {"chat": fal.asking, "image": fal.drawing}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ def _of_dialect(call: Call, route: Route) -> Payload:
     base = route.provider.base_url
     if call.method == "GET":
         return Payload(f"{base}/{call.operation}", None, None)
+    if route.dialect == "fal":
+        made = _APPS.get(route.modality, fal.Input)(call.members)
+        lost = ("query dropped",) if "?" in call.operation else ()
+        return Payload(f"{base}/{route.upstream}", JSON, jsonbody.encode(made.members), (*lost, *made.changes))
     if route.dialect == "genai" or route.modality == "video":
         call, changes = _filmed(call, route)
         return Payload(f"{base}/{'genai/' if route.provider.local else ''}{route.upstream}", JSON, _genai(call, route), changes)

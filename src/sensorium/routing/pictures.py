@@ -28,7 +28,7 @@ Send = Callable[[Call, Route], Awaitable[Reply]]
 
 def translated(call: Call, route: Route) -> bool:
     """Whether the call is OpenAI's and the route is not."""
-    return route.dialect == "genai" and call.operation.partition("?")[0] in (GENERATIONS, EDITS)
+    return route.dialect in ("genai", "fal") and call.operation.partition("?")[0] in (GENERATIONS, EDITS)
 
 
 def calls(call: Call, route: Route) -> int:

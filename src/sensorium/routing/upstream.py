@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-from sensorium import __version__, fetch
+from sensorium import __version__, egress, fetch
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON
-from sensorium.routing import inline, nvcf, pictures
+from sensorium.routing import falqueue, inline, nvcf, pictures
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
@@ -40,18 +43,15 @@ class Upstream:
     ) -> None:
         self._clock, self._sleep = clock, sleep
         self._fetch = partial(fetch.fetch, allow=allow_egress)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=2**20,
-        )
+        self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
+        self._public: aiohttp.ClientSession | None = None
+        self._cancelling: set[asyncio.Task[None]] = set()
 
     async def send(self, call: Call, route: Route) -> Reply:
         """Send the call; return as soon as the status and headers are there. Redirects are not followed.
 
-        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`); where OpenAI's pictures are asked for in
-        genai, the reply is whole (`pictures`).
+        Where a job of NVIDIA's outlives its first answer, that is its result's (`nvcf`), and so it is with fal's queue (`falqueue`); where
+        OpenAI's pictures are asked for in genai, the reply is whole (`pictures`).
         Raises Unavailable when nobody answers at the address or the key is missing, UpstreamFailed when the connection
         breaks before the reply, DeadlineExceeded when it takes too long, and what `payload` and `inline.fitted` raise.
         """
@@ -61,6 +61,8 @@ class Upstream:
 
     async def _send(self, call: Call, route: Route) -> Reply:
         sent = await inline.fitted(payload(call, route), route, self._fetch)
+        if falqueue.spoken(call, route):
+            return metered(await self._queued(call, route, sent), call, hide=False)
         if not nvcf.spoken(route):
             return metered(await self._asked(call, route, sent, headers(call, route, sent)), call, hide=sent.counted)
         patience = nvcf.Patience.of(route.provider, self._clock())
@@ -73,13 +75,52 @@ class Upstream:
 
         return metered(await nvcf.Job(get, self._clock, self._sleep, patience).finished(first), call, hide=sent.counted)
 
-    async def _asked(self, call: Call, route: Route, sent: Payload, said: Mapping[str, str]) -> Reply:
+    async def _queued(self, call: Call, route: Route, sent: Payload) -> Reply:
+        plain = replace(call, stream=False)  # the queue's own answers are never streams
+
+        async def ask(method: str, url: str, data: bytes | None = None, to: falqueue.To = "queue") -> Reply:
+            asked = Payload(url, None if data is None else JSON, data)
+            said = headers(plain, route, asked) if to == "queue" else {"accept-encoding": "identity"}
+            if data is not None:
+                said |= falqueue.starting(route.provider)
+            session = self._cautious() if to == "public file" else self._session
+            longest = falqueue.ANSWER_S if to == "queue" and data is None else None
+            return await self._asked(plain, route, asked, said, method=method, session=session, total_s=longest)
+
+        job = falqueue.Job(ask, call, route, self._clock, self._sleep, time.time())
+        try:
+            return await job.finished(sent)
+        finally:
+            if job.abandoned:  # whoever waited for it is gone: nobody waits for the cancelling either
+                task = asyncio.create_task(job.cancel())
+                self._cancelling.add(task)
+                task.add_done_callback(self._cancelling.discard)
+
+    def _cautious(self) -> aiohttp.ClientSession:
+        """For links in results: connects to no address but one that was checked."""
+        if self._public is None:
+            self._public = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=5, resolver=_Checked(), use_dns_cache=False))
+        return self._public
+
+    async def _asked(
+        self,
+        call: Call,
+        route: Route,
+        sent: Payload,
+        said: Mapping[str, str],
+        *,
+        method: str | None = None,
+        session: aiohttp.ClientSession | None = None,
+        total_s: float | None = None,
+    ) -> Reply:
+        method = method or ("GET" if sent.data is None else "POST")
+        longest = route.provider.timeout_s if total_s is None else min(total_s, route.provider.timeout_s)
         wait = aiohttp.ClientTimeout(
-            total=None if call.stream else route.provider.timeout_s, sock_connect=route.provider.connect_s, sock_read=route.provider.idle_s
+            total=None if call.stream else longest, sock_connect=route.provider.connect_s, sock_read=route.provider.idle_s
         )
         try:
-            response = await self._session.request(
-                "GET" if sent.data is None else "POST", sent.url, data=sent.data, headers=said, timeout=wait, allow_redirects=False
+            response = await (session or self._session).request(
+                method, sent.url, data=sent.data, headers=said, timeout=wait, allow_redirects=False
             )
         except TimeoutError:
             raise DeadlineExceeded(f"{route.provider.name} did not answer in time") from None
@@ -97,8 +138,36 @@ class Upstream:
         return Reply(response.status, kept, _chunks(response, route), close, route, changes=sent.changes)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Send what is left to be cancelled, then close every connection."""
+        if self._cancelling:
+            await asyncio.gather(*self._cancelling, return_exceptions=True)
         await self._session.close()
+        if self._public is not None:
+            await self._public.close()
+
+
+class _Checked(AbstractResolver):
+    """Names to addresses that may be called on somebody's behalf. Raises AddressRefused."""
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=found,
+                port=port,
+                family=socket.AF_INET6 if ":" in found else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for found in await egress.check(host, port, ())
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(), read_bufsize=2**20)
 
 
 def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
@@ -118,7 +187,7 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     if theirs:
         said = {"anthropic-version": anthropic.VERSION, **said} | ({"x-api-key": key} if key else {})
     elif key:
-        said["authorization"] = f"Bearer {key}"
+        said["authorization"] = f"{'Key' if route.dialect == 'fal' else 'Bearer'} {key}"
     return said
 
 

@@ -1,6 +1,6 @@
 """What an upstream's error reply means, whatever dialect it is written in: parsed by content, never by its content type.
 
-The rules are those of NVIDIA's hosted service, where outages wear a 400 and client faults a 500, and of OpenAI's API; the classes and
+The rules are those of NVIDIA's hosted service, where outages wear a 400 and client faults a 500, of OpenAI's API and fal's; the classes and
 what is done about each are listed on docs/routing.md. Account ids and anything that looks like a key are cut out of messages.
 """
 
@@ -32,7 +32,11 @@ _BY_TEXT: Final[tuple[tuple[int | None, str, FailureClass], ...]] = (
     (429, "insufficient_quota", "quota_exhausted"),
     (None, "cloud credits expired", "quota_exhausted"),
     (400, "credit balance is too low", "quota_exhausted"),
+    (403, "exhausted balance", "quota_exhausted"),
 )
+# what fal calls the first fault in its list, where the status alone would mislead; and the names that callers know, too
+_BY_TYPE: Final[dict[str, FailureClass]] = {"downstream_service_error": "provider_outage"}
+_KNOWN_CODES: Final = ("content_policy_violation",)
 _SECRETS: Final = re.compile(r"\b(?:nvapi-|sk-|Bearer\s+|Key\s+|fal[-_]|ngc[-_])[A-Za-z0-9_\-.:+/=]{6,}|\b[A-Za-z0-9_\-]{40,}\b")
 _ACCOUNT: Final = re.compile(r"(?i)\b(account|organization|org|project|team)(\s+(?:id\s+)?)(['\"]?)[\w.\-]{3,}\3")
 
@@ -55,10 +59,13 @@ def understand(status: int, body: bytes) -> Failure:
     words = _told(told, DEEPEST)
     lower = words.lower()
     by_text = (kind for wanted, text, kind in _BY_TEXT if wanted in (None, status) and text in lower)
-    kind = next(by_text, _BY_STATUS.get(status, "provider_outage" if status >= 500 else "semantic"))
+    type = _first_type(told)
+    by_status = _BY_STATUS.get(status, "provider_outage" if status >= 500 else "semantic")
+    kind = next(by_text, _BY_TYPE.get(type, by_status))
     error = told.get("error") if isinstance(told, dict) else None
     inner: dict[str, Any] = error if isinstance(error, dict) else {}
-    return Failure(kind, status, clean(words), _name(inner.get("code")), _name(inner.get("param")))
+    code = _name(inner.get("code")) or (type if type in _KNOWN_CODES else None)
+    return Failure(kind, status, clean(words), code, _name(inner.get("param")))
 
 
 def clean(words: str) -> str:
@@ -75,6 +82,13 @@ def _decoded(body: bytes) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = body.decode("utf-8", "replace")
         return "" if text.lstrip()[:1] == "<" else text  # a proxy's web page says nothing to a caller
+
+
+def _first_type(told: Any) -> str:
+    """The type of the first item of a validation error, "" where there is none."""
+    listed = told.get("detail") if isinstance(told, dict) else None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return str(first.get("type", "")) if isinstance(first, dict) else ""
 
 
 def _name(value: Any) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sensorium.simulators.nvidia.catalog import Model
-from sensorium.simulators.nvidia.replies import Refused, detail
+from sensorium.simulators.nvidia.replies import detail
+from sensorium.simulators.replies import Refused
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

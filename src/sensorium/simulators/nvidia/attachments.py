@@ -13,7 +13,8 @@ from PIL import Image
 
 from sensorium.errors import BadRequest
 from sensorium.simulators.nvidia.ask import Ask, item, refuse
-from sensorium.simulators.nvidia.replies import Refused, vllm_error
+from sensorium.simulators.nvidia.replies import vllm_error
+from sensorium.simulators.replies import Refused
 from sensorium.simulators.sound import UnknownSound, probe
 from sensorium.wire import dataurl
 

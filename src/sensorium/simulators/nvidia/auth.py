@@ -12,7 +12,8 @@ from collections.abc import Collection
 from sensorium.simulators.nvidia.call import Call
 from sensorium.simulators.nvidia.catalog import Model
 from sensorium.simulators.nvidia.incidents import INCIDENTS
-from sensorium.simulators.nvidia.replies import TEXT, Refused, Reply, bare, problem
+from sensorium.simulators.nvidia.replies import TEXT, bare, problem
+from sensorium.simulators.replies import Refused, Reply
 
 DEFAULT_KEY = "nvapi-simulated"
 UNAUTHENTICATED, UNAUTHORIZED = problem(401, "Authentication failed"), problem(403, "Authorization failed")

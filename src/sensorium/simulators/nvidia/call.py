@@ -9,7 +9,7 @@ from typing import Any
 
 from sensorium.exchange import Exchange, Receive, Send
 from sensorium.simulators.nvidia.hosts import locate
-from sensorium.simulators.nvidia.replies import Reply
+from sensorium.simulators.replies import Reply
 
 Sleep = Callable[[float], Awaitable[None]]
 PIECES = 8

@@ -14,7 +14,7 @@ from pydantic import Field
 from sensorium.simulators.nvidia.ask import Ask, Strict, item, read, refuse
 from sensorium.simulators.nvidia.attachments import described
 from sensorium.simulators.nvidia.call import EVENTS
-from sensorium.simulators.nvidia.replies import Reply, compact, json_reply
+from sensorium.simulators.replies import Reply, compact, json_reply
 from sensorium.wire import sse
 
 ATTACHMENT_TOKENS = 258

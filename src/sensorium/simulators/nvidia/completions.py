@@ -14,7 +14,7 @@ from sensorium.simulators.nvidia.ask import Ask, read
 from sensorium.simulators.nvidia.attachments import described
 from sensorium.simulators.nvidia.call import EVENTS
 from sensorium.simulators.nvidia.chat import Said, Sampling, say
-from sensorium.simulators.nvidia.replies import Reply, compact, json_reply
+from sensorium.simulators.replies import Reply, compact, json_reply
 from sensorium.wire import sse
 
 DEFAULT_TOKENS = 16

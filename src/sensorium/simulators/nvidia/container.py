@@ -8,7 +8,8 @@ from collections.abc import Callable
 from sensorium.simulators.nvidia import chat, completions, images, local, retrieval, speech, video
 from sensorium.simulators.nvidia.ask import Ask
 from sensorium.simulators.nvidia.incidents import INCIDENTS
-from sensorium.simulators.nvidia.replies import Refused, Reply, detail
+from sensorium.simulators.nvidia.replies import detail
+from sensorium.simulators.replies import Refused, Reply
 
 ROUTES: dict[str, dict[str, Callable[[Ask], Reply]]] = {
     "chat": {"/v1/chat/completions": chat.answer, "/v1/completions": completions.complete, "/v1/responses": completions.respond},

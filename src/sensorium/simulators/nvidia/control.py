@@ -13,7 +13,7 @@ import msgspec
 from sensorium.errors import BadRequest
 from sensorium.simulators.nvidia.call import Call
 from sensorium.simulators.nvidia.faults import Faults, Rule
-from sensorium.simulators.nvidia.replies import Reply, json_reply
+from sensorium.simulators.replies import Reply, json_reply
 
 KEPT_BYTES = 64 * 1024
 

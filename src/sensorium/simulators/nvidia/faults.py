@@ -15,7 +15,7 @@ from typing import Literal
 from sensorium.errors import BadRequest, SettingsError
 from sensorium.simulators.nvidia.call import Manner, half
 from sensorium.simulators.nvidia.incidents import INCIDENTS
-from sensorium.simulators.nvidia.replies import JSON, Reply
+from sensorium.simulators.replies import JSON, Reply
 
 Stage = Literal["gateway", "service", "work", "result", "spoil", "delivery", "poll", "container"]
 STAGES: dict[str, Stage] = {

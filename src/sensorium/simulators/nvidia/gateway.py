@@ -18,7 +18,8 @@ from sensorium.simulators.nvidia.faults import HEADER, Faults
 from sensorium.simulators.nvidia.incidents import INCIDENTS, gone, offline
 from sensorium.simulators.nvidia.invocation import Invocation, Terms
 from sensorium.simulators.nvidia.jobs import GATEWAY_POLL_S
-from sensorium.simulators.nvidia.replies import TEXT, Refused, Reply, gateway_error, json_reply, plain
+from sensorium.simulators.nvidia.replies import TEXT, gateway_error, plain
+from sensorium.simulators.replies import Refused, Reply, json_reply
 
 BODY_CAP = 25 * 1024 * 1024
 FORM_PATHS = ("/v1/images/edits", "/v1/images/variations")

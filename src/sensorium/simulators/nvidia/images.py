@@ -15,7 +15,8 @@ from typing import Any
 from sensorium.simulators import drawing, mesh, multipart
 from sensorium.simulators.nvidia.ask import Ask, Strict, item, read, refuse, validated
 from sensorium.simulators.nvidia.image_schemas import HOSTED, LOCAL, Prompt, Trellis, Wish
-from sensorium.simulators.nvidia.replies import Refused, Reply, detail, json_reply
+from sensorium.simulators.nvidia.replies import detail
+from sensorium.simulators.replies import Refused, Reply, json_reply
 
 FILTER_WORD = "nsfw"
 SEED_MAX = 4_294_967_295

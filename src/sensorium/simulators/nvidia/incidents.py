@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sensorium.simulators.nvidia.catalog import ACCOUNT, Model
-from sensorium.simulators.nvidia.replies import PROBLEM, Reply, blank_problem, json_reply, problem, worker_problem
+from sensorium.simulators.nvidia.replies import PROBLEM, blank_problem, problem, worker_problem
+from sensorium.simulators.replies import Reply, json_reply
 
 OFFLINE_RETRY_S = 10800
 OPERATOR_SENTENCE = "This model is in high demand; please try again later."

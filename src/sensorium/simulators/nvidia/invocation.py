@@ -22,8 +22,9 @@ from sensorium.simulators.nvidia.faults import HEADER, Fault, Faults, spoiled
 from sensorium.simulators.nvidia.incidents import INCIDENTS
 from sensorium.simulators.nvidia.jobs import DEFAULT_POLL_S, GATEWAY_POLL_S, PASS_GRACE_S, Jobs, poll_seconds
 from sensorium.simulators.nvidia.limits import Limits
-from sensorium.simulators.nvidia.replies import Refused, Reply, dialect_d, problem
+from sensorium.simulators.nvidia.replies import dialect_d, problem
 from sensorium.simulators.nvidia.storage import Storage, packed
+from sensorium.simulators.replies import Refused, Reply
 
 INLINE_BYTES = 5 * 1024 * 1024
 EXTRA = {"logs/worker.log": b"simulated\n"}

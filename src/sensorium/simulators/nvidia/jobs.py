@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sensorium.simulators.nvidia.catalog import NVCF
-from sensorium.simulators.nvidia.replies import Refused, Reply, problem
+from sensorium.simulators.nvidia.replies import problem
+from sensorium.simulators.replies import Refused, Reply
 
 PASS_GRACE_S = 2.0
 GAP_LEAST_S = 10.0

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sensorium.simulators.nvidia.replies import Refused, problem
+from sensorium.simulators.nvidia.replies import problem
+from sensorium.simulators.replies import Refused
 
 RPM = 40
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from sensorium.simulators.nvidia.ask import Ask
-from sensorium.simulators.nvidia.replies import TEXT, Reply, json_reply
+from sensorium.simulators.nvidia.replies import TEXT
+from sensorium.simulators.replies import Reply, json_reply
 
 CONTEXT_TOKENS = 131_072
 RELEASE, API = "1.7.0", "1.0.0"

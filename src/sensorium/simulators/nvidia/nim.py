@@ -12,7 +12,8 @@ from sensorium.simulators.nvidia.ask import Ask
 from sensorium.simulators.nvidia.call import Call
 from sensorium.simulators.nvidia.catalog import Catalog
 from sensorium.simulators.nvidia.faults import HEADER, Faults, spoiled
-from sensorium.simulators.nvidia.replies import Refused, Reply, detail
+from sensorium.simulators.nvidia.replies import detail
+from sensorium.simulators.replies import Refused, Reply
 
 
 class Nim:

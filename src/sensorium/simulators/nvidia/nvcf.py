@@ -14,8 +14,9 @@ from sensorium.simulators.nvidia.catalog import ACCOUNT, Catalog, Model
 from sensorium.simulators.nvidia.hosts import UUID
 from sensorium.simulators.nvidia.invocation import Invocation, Terms
 from sensorium.simulators.nvidia.jobs import DEFAULT_POLL_S, EVENTS_POLL_S
-from sensorium.simulators.nvidia.replies import Refused, Reply, json_reply, problem
+from sensorium.simulators.nvidia.replies import problem
 from sensorium.simulators.nvidia.storage import Storage
+from sensorium.simulators.replies import Refused, Reply, json_reply
 
 EVENTS = "text/event-stream"
 _PEXEC = re.compile(rf"/v2/nvcf/pexec/functions/({UUID})(?:/versions/({UUID}))?")

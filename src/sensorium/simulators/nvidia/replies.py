@@ -1,4 +1,4 @@
-"""What the simulated service answers, as values: a status, headers and a body or frames. And the shapes in which it says no.
+"""The shapes in which the simulated service says no.
 
 Sections, here and in the modules beside, are those of the specification of NVIDIA's hosted API. Guesses, where it is unsure: the reasons
 of dialect D are HTTP's phrases, and the type of a vLLM error is BadRequestError.
@@ -7,48 +7,19 @@ of dialect D are HTTP's phrases, and the type of a vLLM error is BadRequestError
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-JSON, PROBLEM, TEXT = "application/json", "application/problem+json", "text/plain; charset=utf-8"
+from sensorium.simulators.replies import Reply, compact, json_reply
+
+PROBLEM, TEXT = "application/problem+json", "text/plain; charset=utf-8"
 # Python 3.13 renamed 422; 499 is nginx's own.
 PHRASES = {422: "Unprocessable Entity", 499: "Client Closed Request"}
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer. With `frames` it is a stream of them and `body` is unused. `files` lie beside the body in a large result (6.4)."""
-
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    frames: tuple[bytes, ...] = ()
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-
-class Refused(Exception):
-    """The service says no; `reply` is how."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
 
 
 def phrase(status: int) -> str:
     """The HTTP reason phrase."""
     return PHRASES.get(status) or HTTPStatus(status).phrase
-
-
-def json_reply(value: Any, status: int = 200, media: str = JSON) -> Reply:
-    """`value` as compact JSON."""
-    return Reply(status, compact(value), {"content-type": media})
-
-
-def compact(value: Any) -> bytes:
-    """JSON without blanks. Numbers of any length and half characters, which callers may have sent, come out again."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def problem(status: int, detail: str | None = None) -> Reply:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sensorium.simulators.nvidia.ask import Ask, Strict, read
-from sensorium.simulators.nvidia.replies import Refused, Reply, json_reply, vllm_error
+from sensorium.simulators.nvidia.replies import vllm_error
+from sensorium.simulators.replies import Refused, Reply, json_reply
 
 TOKEN_CAP = 8192
 MARKS = 8  # places of the vector that one word marks

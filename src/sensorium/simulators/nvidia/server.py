@@ -27,8 +27,9 @@ from sensorium.simulators.nvidia.limits import Limits
 from sensorium.simulators.nvidia.nim import Nim
 from sensorium.simulators.nvidia.nvcf import Nvcf
 from sensorium.simulators.nvidia.options import Options
-from sensorium.simulators.nvidia.replies import Refused, Reply, gateway_error, json_reply, plain
+from sensorium.simulators.nvidia.replies import gateway_error, plain
 from sensorium.simulators.nvidia.storage import Storage
+from sensorium.simulators.replies import Refused, Reply, json_reply
 
 READ_CAP = 256 * 1024 * 1024  # what is read of a body on hosts that set no cap themselves
 REMEMBERED = 200

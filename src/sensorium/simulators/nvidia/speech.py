@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from sensorium.simulators import multipart
 from sensorium.simulators.multipart import BadForm, Field
 from sensorium.simulators.nvidia.ask import Ask, item, refuse
-from sensorium.simulators.nvidia.replies import TEXT, Refused, Reply, detail, json_reply
+from sensorium.simulators.nvidia.replies import TEXT, detail
+from sensorium.simulators.replies import Refused, Reply, json_reply
 from sensorium.simulators.sound import UnknownSound, probe, riff, tone
 
 MAGPIE, PARAKEET = "nvidia/magpie-tts-multilingual", "nvidia/parakeet-ctc-1.1b-en-us"

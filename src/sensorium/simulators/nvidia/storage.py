@@ -20,7 +20,8 @@ import msgspec
 
 from sensorium.simulators.nvidia.call import Call
 from sensorium.simulators.nvidia.catalog import ACCOUNT
-from sensorium.simulators.nvidia.replies import Refused, Reply, json_reply, problem
+from sensorium.simulators.nvidia.replies import problem
+from sensorium.simulators.replies import Refused, Reply, json_reply
 
 URL_LIFE_S, ASSET_LIFE_S = 3600.0, 24 * 3600.0
 DESCRIPTION = "x-amz-meta-nvcf-asset-description"

@@ -16,17 +16,15 @@ from pydantic import Field
 
 from sensorium.errors import BadRequest
 from sensorium.simulators import drawing
-from sensorium.simulators.mp4 import mp4
+from sensorium.simulators.film import film
 from sensorium.simulators.nvidia.ask import Ask, Strict, item, read, refuse
 from sensorium.simulators.nvidia.image_schemas import Guidance, Seed
-from sensorium.simulators.nvidia.replies import Reply, json_reply
+from sensorium.simulators.replies import Reply, json_reply
 from sensorium.wire import dataurl
 
 IMAGE_CAP = 200_000
 SVD_SIZE, SVD_FRAMES, SVD_FPS = (1024, 576), 25, 6
 PROMPT_WORDS = 250
-DRAWN = 8  # frames that are really drawn; the file shows them forth and back
-SHIFT = 16
 SEED_MAX = 4_294_967_295
 _IMAGE = re.compile(r"data:image/(?:jpg|png|jpeg);(?:base64|asset_id),(.+)", re.DOTALL)
 _SIDES = {"16_9": (16, 9), "1_1": (1, 1), "9_16": (9, 16), "4_3": (4, 3), "3_4": (3, 4)}
@@ -88,9 +86,9 @@ def answer(ask: Ask) -> Reply:
     seed = body.seed or ask.draw.randint(1, SEED_MAX)
     filtered = ask.twist == "filtered"
     shown = drawing.black(*SVD_SIZE) if filtered else still.resize(SVD_SIZE)
-    film = _film(shown, SVD_FRAMES, SVD_FPS)
+    made = film(shown, SVD_FRAMES, SVD_FPS)
     finish: Literal["CONTENT_FILTERED", "SUCCESS"] = "CONTENT_FILTERED" if filtered else "SUCCESS"
-    return json_reply({"video": base64.b64encode(film).decode(), "finish_reason": finish, "seed": seed})
+    return json_reply({"video": base64.b64encode(made).decode(), "finish_reason": finish, "seed": seed})
 
 
 def _cosmos(ask: Ask) -> Reply:
@@ -100,7 +98,7 @@ def _cosmos(ask: Ask) -> Reply:
     width, height, frames, fps = _shape(body)
     seed = body.seed or ask.draw.randint(1, SEED_MAX)
     still = drawing.picture(width, height, f"{ask.model.name}\0{body.prompt}", seed)
-    said: dict[str, Any] = {"b64_video": base64.b64encode(_film(still, frames, fps)).decode(), "seed": seed}
+    said: dict[str, Any] = {"b64_video": base64.b64encode(film(still, frames, fps)).decode(), "seed": seed}
     if isinstance(body, Cosmos) and body.prompt_upsampling:
         said["upsampled_prompt"] = f"{body.prompt}, in detail"
     files = {"metadata/frames.txt": f"{frames}\n".encode()} if ask.model.extra_files and ask.hosted else {}
@@ -119,12 +117,6 @@ def _shape(body: Cosmos | Cosmos3) -> tuple[int, int, int, int]:
     across, down = _SIDES[ratio]
     scale = int(short) / min(across, down)
     return round(across * scale), round(down * scale), body.num_output_frames, body.fps
-
-
-def _film(still: Image.Image, frames: int, fps: float) -> bytes:
-    drawn = [drawing.jpeg(drawing.shifted(still, SHIFT * number)) for number in range(min(frames, DRAWN))]
-    there_and_back = [*range(len(drawn)), *range(len(drawn) - 2, 0, -1)]
-    return mp4(drawn, [there_and_back[number % len(there_and_back)] for number in range(frames)], *still.size, fps)
 
 
 def _still(ask: Ask, url: str) -> Image.Image:
