@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from sensorium.options import AudioSettings, HostedModel, Local, ModalitySettings, ProviderSettings, Section, Server, VaultSettings
+from sensorium.options import AudioSettings, HostedModel, Jobs, Local, ModalitySettings, ProviderSettings, Section, Server, VaultSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 BEGIN, END = "<!-- options, written by tests/test_settings_page.py -->\n", "<!-- end of options -->\n"
@@ -16,6 +16,7 @@ TABLES: dict[str, type[Section]] = {
     "[server]": Server,
     "[vault]": VaultSettings,
     "[local]": Local,
+    "[jobs]": Jobs,
     "[router.chat], [router.image], [router.audio], [router.video], [router.embeddings]": ModalitySettings,
     "[router.audio]": AudioSettings,
     "[providers.NAME]": ProviderSettings,

@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from sensorium import providers
+from sensorium.api import video
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.health import HealthDoor
@@ -23,9 +24,13 @@ from sensorium.api.openai import OpenAIDoor
 from sensorium.api.router import Entry, Router
 from sensorium.api.secrets import SecretsDoor
 from sensorium.api.video import VideoDoor
+from sensorium.api.videos import VideosDoor
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
 from sensorium.exchange import Render
+from sensorium.jobs.dispatcher import Jobs
+from sensorium.jobs.requests import Requests
+from sensorium.jobs.results import Results
 from sensorium.overview import overview, standings
 from sensorium.routing import shipped
 from sensorium.routing.call import Credential, Provider, Record, Route
@@ -80,10 +85,18 @@ def shipped_routes(settings: Settings, engine: EngineProcess | None = None, take
     return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
-def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], vault: Vault | None = None) -> Router:
+def queue(settings: Settings, dispatch: Dispatch, database: Database, folder: Path) -> Jobs:
+    """The queue of calls that outlive a connection, its results in `folder`."""
+    kept_s = settings.jobs.keep_days * 86_400
+    return Jobs(dispatch, Requests(database), Results(folder), {"video": video.kept}, at_once=settings.jobs.at_once, kept_s=kept_s)
+
+
+def router(
+    settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], jobs: Jobs, vault: Vault | None = None
+) -> Router:
     """All routes of the hub."""
     chat, genai, health = OpenAIDoor(dispatch, time.time), GenaiDoor(dispatch), HealthDoor(states)
-    audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
+    audio, film, videos = AudioDoor(dispatch), VideoDoor(jobs, dispatch.catalog), VideosDoor(jobs, dispatch.catalog)
     entries = [
         Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
         Entry("POST", "/v1/completions", chat.completions, openai.error),
@@ -102,7 +115,11 @@ def router(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[
         Entry("GET", "/v1/audio/list_voices", audio.list_voices, nvidia.error),
         Entry("GET", "/v1/audio/*", audio.unknown, nvidia.error),
         Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
-        Entry("POST", "/v1/video/*", video.draw, nvidia.error),
+        Entry("POST", "/v1/video/*", film.draw, nvidia.error),
+        Entry("POST", "/v1/videos", videos.create, openai.error),
+        Entry("GET", "/v1/videos", videos.entries, openai.error),
+        Entry("GET", "/v1/videos/*", videos.entry, openai.error),
+        Entry("DELETE", "/v1/videos/*", videos.remove, openai.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
     ]
@@ -139,13 +156,15 @@ class Hub:
 
     catalog: Catalog
     router: Router
+    jobs: Jobs
 
 
-def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault) -> Hub:
+def build(settings: Settings, engine: EngineProcess | None, send: Send, vault: Vault, database: Database) -> Hub:
     """The hub over `send`, the transport to the models."""
     routes = catalog(settings, engine, vault)
     dispatch = Dispatch(routes, Parts(send, record, Health(time.monotonic), time.monotonic))
-    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, vault))
+    jobs = queue(settings, dispatch, database, settings.data_dir)
+    return Hub(routes, router(settings, dispatch, lambda: {"local": engine.state} if engine else {}, jobs, vault), jobs)
 
 
 async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = ()) -> bool:
@@ -161,11 +180,13 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
     auditing = asyncio.create_task(vault.keep_audit())
     engine = _engine(settings)
     upstream = Upstream(allow_egress=settings.server.allow_egress)
+    working: asyncio.Task[None] | None = None
     try:
-        hub = build(settings, engine, upstream.send, vault)
+        hub = build(settings, engine, upstream.send, vault, database)
         off = [f"{one.name} is required: {one.lack}" for one in standings(hub.catalog.routes) if one.name in require and one.lack]
         if off:
             raise SettingsError(off)
+        working = asyncio.create_task(hub.jobs.run())
         server = Server(_uvicorn(settings, hub.router))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if engine is not None:
@@ -176,6 +197,9 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         await serving
         return server.interrupted
     finally:
+        if working is not None:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
         await upstream.close()
         if engine is not None:
             await engine.stop()

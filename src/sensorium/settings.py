@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from sensorium.errors import SettingsError
-from sensorium.options import Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
+from sensorium.options import Jobs, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 
 RESERVED = ("hub", "local")
 ROUTER = "router."
@@ -29,6 +29,7 @@ class Settings(Section):
     server: Server = Server()
     vault: VaultSettings = VaultSettings()
     local: Local = Local()
+    jobs: Jobs = Jobs()
     router: RouterSettings = RouterSettings()
     providers: dict[str, ProviderSettings] = Field(default={})
     token: str | None = Field(default=None, exclude=True, repr=False)
