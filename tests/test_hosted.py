@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from sensorium import app
 from sensorium.settings import load
+from sensorium.store.database import Database
 from sensorium.store.vault import Vault
 from tests.api.hubs import Hub, LazyUpstream
 from tests.serving import serving
@@ -25,20 +26,20 @@ SPEECH = {"text": "hello", "voice": "Magpie-Multilingual.EN-US.Aria"}
 @contextmanager
 def hub(folder: Path) -> Iterator[tuple[Hub, Site, Vault]]:
     """A hub with all modalities and no shipped model, and a vault with a key for each."""
-    with running(keys=frozenset(KEYS.values())) as site, opened(folder) as vault:
+    with running(keys=frozenset(KEYS.values())) as site, opened(folder) as vault, closing(Database(folder)) as database:
         for name, key in KEYS.items():
             vault.put(name, key, [f"http://{site.address}"], who="test")
         file = folder / "hub.toml"
         file.write_text(OWN_KEY.format(site=f"http://{site.address}"), "utf-8")
         upstream = LazyUpstream()
-        router = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault).router
+        router = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault, database).router
 
-        async def closing(scope: Any, receive: Any, send: Any) -> None:
+        async def living(scope: Any, receive: Any, send: Any) -> None:
             await router(scope, receive, send)
             if scope["type"] == "lifespan":
                 await upstream.close()
 
-        with serving(closing) as base:
+        with serving(living) as base:
             made = Hub(base, [])
             try:
                 yield made, site, vault

@@ -27,7 +27,7 @@ ORDER = (
         "jobs",
         "api",
     ),
-    *("providers", "overview", "probe", "live", "status", "app", "client"),
+    *("providers", "overview", "probe", "live", "status", "doors", "app", "client"),
     *("cli_outcome", "cli_calls", "cli_secret", "cli_doctor", "cli_import", "cli_set", "cli_status", "cli_provider", "cli_setup", "cli"),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.errors import SettingsError
-from sensorium.options import AudioSettings, HostedModel, Local, ProviderSettings, SecretRef, Server, VaultSettings
+from sensorium.options import AudioSettings, HostedModel, Jobs, Local, ProviderSettings, SecretRef, Server, VaultSettings
 from sensorium.settings import is_loopback, load, load_for_vault
 
 EXAMPLE = Path(__file__).parent.parent / "sensorium.example.toml"
@@ -191,10 +191,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_example_loads_and_shows_every_option() -> None:
     settings = load(EXAMPLE, {"NVIDIA_API_KEY": "k"})
     assert settings.server == Server(data_dir=settings.data_dir)
-    assert (settings.vault, settings.local) == (VaultSettings(), Local())
+    assert (settings.vault, settings.local, settings.jobs) == (VaultSettings(), Local(), Jobs())
     text = EXAMPLE.read_text("utf-8")
     shown = set(re.findall(r"(?:^|[{,#] *)(\w+) = ", text, re.MULTILINE))
-    sections = (Server, VaultSettings, Local, AudioSettings, ProviderSettings, HostedModel)
+    sections = (Server, VaultSettings, Local, Jobs, AudioSettings, ProviderSettings, HostedModel)
     options = {option for section in sections for option in section.model_fields}
     assert options - shown == set()
 

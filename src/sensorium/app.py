@@ -1,4 +1,4 @@
-"""Composition root: builds the parts from the settings, lists all routes, starts and stops what runs."""
+"""Composition root: builds the parts from the settings, starts and stops what runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging.handlers
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,21 +18,14 @@ from typing import Any
 import uvicorn
 
 from sensorium import providers
-from sensorium.api.anthropic import AnthropicDoor
-from sensorium.api.audio import AudioDoor
-from sensorium.api.auth import Auth
-from sensorium.api.calls import CallsDoor
-from sensorium.api.health import HealthDoor
-from sensorium.api.media import MediaDoor
-from sensorium.api.nvidia import GenaiDoor
-from sensorium.api.openai import OpenAIDoor
-from sensorium.api.router import Entry, Router
-from sensorium.api.secrets import SecretsDoor
-from sensorium.api.status import StatusDoor
-from sensorium.api.video import VideoDoor
+from sensorium.api.router import Router
+from sensorium.api.video import kept
+from sensorium.doors import Operators, router
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
-from sensorium.exchange import Render
+from sensorium.jobs.dispatcher import Jobs
+from sensorium.jobs.requests import Requests
+from sensorium.jobs.results import Results
 from sensorium.live import Change, LiveSettings, Source
 from sensorium.overview import overview
 from sensorium.probe import AT_START_S, Prober
@@ -52,11 +45,8 @@ from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
 from sensorium.webserver import Server, address, listen
-from sensorium.wire import anthropic, nvidia, openai
 
 MODELS = Path(__file__).parent / "models"
-NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
-ANTHROPIC_PATH = "/v1/messages"
 LOG_FILE, LOG_BYTES = "hub.log", 8 * 1024 * 1024
 TABLE_WAIT_S = 10.0
 log = logging.getLogger("sensorium.hub")
@@ -94,67 +84,10 @@ def shipped_routes(settings: Settings, engine: EngineProcess | None = None, take
     return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
-def router(
-    settings: Settings,
-    dispatch: Dispatch,
-    states: Callable[[], Mapping[str, str]],
-    vault: Vault | None = None,
-    status: Status | None = None,
-    calls: Calls | None = None,
-) -> Router:
-    """All routes of the hub; the operator's only where there are a vault and a status."""
-    chat, genai, health = OpenAIDoor(dispatch), GenaiDoor(dispatch), HealthDoor(states)
-    audio, video = AudioDoor(dispatch), VideoDoor(dispatch)
-    messages = AnthropicDoor(dispatch)
-    entries = [
-        Entry("POST", "/v1/chat/completions", chat.chat, openai.error),
-        Entry("POST", "/v1/completions", chat.completions, openai.error),
-        Entry("POST", "/v1/responses", chat.responses, openai.error),
-        Entry("POST", "/v1/rerank", chat.rerank, openai.error),
-        Entry("POST", "/v1/embeddings", chat.embeddings, openai.error),
-        Entry("POST", "/v1/images/generations", chat.images, openai.error),
-        Entry("POST", "/v1/images/edits", chat.edits, openai.error),
-        Entry("POST", ANTHROPIC_PATH, messages.messages, anthropic.error),
-        Entry("POST", f"{ANTHROPIC_PATH}/count_tokens", messages.count_tokens, anthropic.error),
-        Entry("GET", "/v1/models", chat.models, openai.error),
-        Entry("GET", "/v1/models/*", chat.model, openai.error),
-        Entry("POST", "/v1/genai/*", genai.draw, nvidia.error),
-        Entry("POST", "/v1/audio/transcriptions", audio.transcriptions, nvidia.error),
-        Entry("POST", "/v1/audio/translations", audio.translations, nvidia.error),
-        Entry("POST", "/v1/audio/synthesize", audio.synthesize, nvidia.error),
-        Entry("POST", "/v1/audio/synthesize_online", audio.synthesize_online, nvidia.error),
-        Entry("POST", "/v1/audio/speech", audio.speech, nvidia.error),
-        Entry("GET", "/v1/audio/list_voices", audio.list_voices, nvidia.error),
-        Entry("GET", "/v1/audio/*", audio.unknown, nvidia.error),
-        Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
-        Entry("POST", "/v1/video/*", video.draw, nvidia.error),
-        Entry("POST", "/v1/media/*", MediaDoor(dispatch, audio).call, openai.error),
-        Entry("GET", "/healthz", health.alive, openai.error, public=True),
-        Entry("GET", "/readyz", health.ready, openai.error, public=True),
-    ]
-    if vault is not None and status is not None:
-        live = status.live
-        secrets = SecretsDoor(vault, lambda name: live.current.hosts_of(name))
-        operation = StatusDoor(status.report, live.reloaded)
-        entries += [
-            Entry("GET", "/v1/status", operation.status, openai.error),
-            Entry("POST", "/v1/settings/reload", operation.reload, openai.error),
-            Entry("GET", "/v1/secrets", secrets.entries, openai.error),
-            Entry("GET", "/v1/secrets/*", secrets.entry, openai.error),
-            Entry("PUT", "/v1/secrets/*", secrets.put, openai.error),
-            Entry("DELETE", "/v1/secrets/*", secrets.remove, openai.error),
-        ]
-    if calls is not None:
-        past = CallsDoor(calls)
-        entries += [Entry("GET", "/v1/calls", past.latest, openai.error), Entry("GET", "/v1/calls/*", past.call, openai.error)]
-    return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
-
-
-def render(path: str) -> Render:
-    """The dialect in which errors on `path` are written."""
-    if path == ANTHROPIC_PATH or path.startswith(f"{ANTHROPIC_PATH}/"):
-        return anthropic.error
-    return nvidia.error if path.startswith(NVIDIA_PATHS) else openai.error
+def queue(settings: Settings, dispatch: Dispatch, database: Database, folder: Path) -> Jobs:
+    """The queue of calls that outlive a connection, its results in `folder`."""
+    kept_s = settings.jobs.keep_days * DAY_S
+    return Jobs(dispatch, Requests(database), Results(folder), {"video": kept}, at_once=settings.jobs.at_once, kept_s=kept_s)
 
 
 def record(done: Record) -> None:
@@ -176,6 +109,7 @@ class Hub:
     dispatch: Dispatch
     prober: Prober
     status: Status
+    jobs: Jobs
 
 
 def build(
@@ -203,8 +137,9 @@ def build(
     live = LiveSettings(settings, source, take_over, time.time)
     engines = [engine] if engine else []
     status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, engines, clock, clock())
-    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, vault, status, calls)
-    return Hub(whole, dispatch, prober, status)
+    jobs = queue(settings, dispatch, vault.database, settings.data_dir)
+    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, Operators(vault, status, calls))
+    return Hub(whole, dispatch, prober, status, jobs)
 
 
 async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = (), source: Source | None = None) -> bool:
@@ -233,6 +168,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         hub = build(settings, engine, upstream.send, vault, source, calls)
         _insist(require, hub.status)  # as far as settings and keys tell
         _follow(stopping, hub.status.live)
+        _beside(stopping, hub.jobs.run())
         if engine is not None:
             await engine.start()
         if settings.server.probe_at_start:

@@ -141,6 +141,13 @@ class Local(Section):
     deadline_s: float = Field(default=120.0, gt=0, description="a call that takes longer is answered 504")
 
 
+class Jobs(Section):
+    """Calls that outlive a connection: videos."""
+
+    at_once: int = Field(default=8, ge=1, le=1000, description="how many run at the same time; more wait their turn")
+    keep_days: float = Field(default=30.0, gt=0, description="how long results are kept")
+
+
 class Times(Section):
     """How long the hub waits for an answer, and when it asks somebody else too. A model's own go over its table's."""
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from sensorium.errors import SettingsError
-from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
+from sensorium.options import CallsSettings, Jobs, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 
 SHORT = 20  # characters; keys are longer
 RESERVED = ("hub", "local")
@@ -31,6 +31,7 @@ class Settings(Section):
     vault: VaultSettings = VaultSettings()
     calls: CallsSettings = CallsSettings()
     local: Local = Local()
+    jobs: Jobs = Jobs()
     router: RouterSettings = RouterSettings()
     providers: dict[str, ProviderSettings] = Field(default={})
     token: str | None = Field(default=None, exclude=True, repr=False)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
-from sensorium import app
+from sensorium import app, doors
 from sensorium.routing.call import Record, Route, Where
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import Settings
+from sensorium.store.database import Database
 from tests.serving import serving
 
 MODELS = ("good", "slow", "cut", "odd", "refuse-401", "refuse-503")
@@ -116,19 +120,33 @@ def over(
     records: list[Record] = []
     sending = upstream or LazyUpstream()
     dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, Health(lambda: 0.0), lambda: 0.0), order)
-    router = app.router(configured or Settings(), dispatch, dict)
+    configured = configured or Settings()
 
-    async def closing(scope: Any, receive: Any, send: Any) -> None:
-        await router(scope, receive, send)
-        if scope["type"] == "lifespan":
-            await sending.close()
+    with tempfile.TemporaryDirectory() as folder, closing(Database(Path(folder))) as database:
+        jobs = app.queue(configured, dispatch, database, Path(folder))
+        router = doors.router(configured, dispatch, dict, jobs)
 
-    with serving(closing) as base:
-        hub = Hub(base, records)
-        try:
-            yield hub
-        finally:
-            hub.close()
+        async def living(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] != "lifespan":
+                await router(scope, receive, send)
+                return
+            working = asyncio.create_task(jobs.run())
+
+            async def at_last(message: Any) -> None:
+                if message["type"] == "lifespan.shutdown.complete":
+                    working.cancel()
+                    await asyncio.gather(working, return_exceptions=True)
+                    await sending.close()
+                await send(message)
+
+            await router(scope, receive, at_last)
+
+        with serving(living) as base:
+            hub = Hub(base, records)
+            try:
+                yield hub
+            finally:
+                hub.close()
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def test_a_filtered_video_is_flagged() -> None:
         assert (reply.status, reply.getheader("x-sensorium-filtered")) == (200, "1")
 
 
-def test_a_caller_who_leaves_ends_the_polling() -> None:
+def test_a_caller_who_leaves_finds_the_video_in_the_list() -> None:
     with filming(work_s={"*": 400.0}) as (site, hub):
         site.clock.held = True
         connection = socket.create_connection(site_address(hub))
@@ -132,8 +132,12 @@ def test_a_caller_who_leaves_ends_the_polling() -> None:
         connection.sendall(head.encode() + body)
         eventually(lambda: site.simulator.counters["invoked"] == 1)
         connection.close()
-        eventually(lambda: site.simulator.counters["callers who left"] == 1)
-        eventually(lambda: [record.outcome for record in hub.records] == ["client_closed"])
+        (left,) = hub.json("GET", "/v1/videos")[1]["data"]
+        assert (left["status"], left["model"]) == ("in_progress", COSMOS)
+        site.clock.held = False
+        eventually(lambda: hub.json("GET", f"/v1/videos/{left['id']}")[1]["status"] == "completed")
+        assert hub.call("GET", f"/v1/videos/{left['id']}/content")[1][4:8] == b"ftyp"
+        assert [record.outcome for record in hub.records] == ["answered"]
 
 
 def site_address(hub: Hub) -> tuple[str, int]:

@@ -44,7 +44,7 @@ url = "{{site}}{AI}/v1/cosmos"
 
 
 class Clock:
-    """Seconds since the epoch. Sleeping moves it at once; a held clock lets nobody wake up."""
+    """Seconds since the epoch. Sleeping moves it at once; a held clock lets nobody wake up before it is let go."""
 
     def __init__(self) -> None:
         self.at = BEGIN
@@ -55,8 +55,8 @@ class Clock:
         return self.at
 
     async def sleep(self, seconds: float) -> None:
-        if self.held:
-            await asyncio.Event().wait()
+        while self.held:
+            await asyncio.sleep(0.005)
         self.slept.append(seconds)
         self.at += seconds
         await asyncio.sleep(0)

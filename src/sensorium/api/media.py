@@ -10,11 +10,12 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.api.audio import AudioDoor
-from sensorium.api.video import MOST_BYTES
-from sensorium.api.visit import Visit, origin
+from sensorium.api.video import MOST_BYTES, answered, video_call
+from sensorium.api.visit import MODEL, SOURCE, Visit, origin
 from sensorium.errors import NotConfigured, NotFound
+from sensorium.jobs.dispatcher import Jobs
 from sensorium.routing import pictures
-from sensorium.routing.call import Call, Dialect, Modality, Reply
+from sensorium.routing.call import Call, Modality, Reply
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.origin import without_context
 from sensorium.wire import films, jsonbody, media, openai
@@ -38,8 +39,8 @@ class Operation:
 class MediaDoor:
     """The handler below /v1/media/."""
 
-    def __init__(self, dispatch: Dispatch, audio: AudioDoor) -> None:
-        self._dispatch, self._audio = dispatch, audio
+    def __init__(self, dispatch: Dispatch, audio: AudioDoor, jobs: Jobs) -> None:
+        self._dispatch, self._audio, self._jobs = dispatch, audio, jobs
         self._operations = {
             "image.generate": Operation("image", "router.image (URL + key)", self._generate),
             "image.understand": Operation("chat", "router.chat (URL + key) and a model with vision = true", self._understand, VISION),
@@ -94,13 +95,11 @@ class MediaDoor:
             await _answer(visit, reply, {"text": media.transcript(body, reply.route.provider.name)})
 
     async def _film(self, visit: Visit, found: Members, model: str) -> None:
-        dialects: tuple[Dialect, ...] = ("genai", "nvidia", "openai")
-        reply = await self._dispatch(
-            Call(visit.request_id, model, "video", dialects, films.OPERATION, media.film(found), caller=visit.caller)
-        )
-        if (body := await _whole(visit, reply)) is not None:
-            made = await asyncio.to_thread(media.clip, body, reply.route.provider.name)
-            await _answer(visit, reply, {"artifacts": [made]})
+        call = video_call(visit, self._dispatch, model, media.film(found), films.OPERATION)
+        body, said = await answered(self._jobs, await self._jobs.ended(await self._jobs.submit(call)))
+        made = await asyncio.to_thread(media.clip, body, said[SOURCE])
+        told = {"artifacts": [made], "provider": said[SOURCE], "model": said.get(MODEL)}
+        await visit.answer(msgspec.json.encode(told), said)
 
 
 async def _whole(visit: Visit, reply: Reply) -> bytes | None:

@@ -11,7 +11,7 @@ from sensorium.routing.call import Reply
 from sensorium.routing.origin import Origin, from_headers
 from sensorium.wire import anthropic, sse
 
-SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
+SOURCE, MODEL, CHANGED = "x-sensorium-source", "x-sensorium-model", "x-sensorium-changed"
 PLACE, PASSED_OVER = "x-sensorium-place", "x-sensorium-passed-over"
 CHANGED_MOST = 2000  # characters
 
@@ -85,10 +85,10 @@ class Visit(Exchange):
 def origin(reply: Reply) -> dict[str, str]:
     """The headers that say who really answered, where, who should have, and what the one who did said about its answer."""
     said = {name: text for name, text in reply.headers.items() if name.startswith("x-sensorium-")}
-    said |= {SOURCE: reply.route.provider.name, "x-sensorium-model": reply.route.answers}
+    said |= {SOURCE: reply.route.provider.name, MODEL: reply.route.answers}
     said[PLACE] = "local" if reply.route.provider.local else "hosted"
     if reply.route.open:
-        del said["x-sensorium-model"]  # nobody named one
+        del said[MODEL]  # nobody named one
     if reply.route.stand_in:
         said["x-sensorium-stand-in"] = reply.route.id
     if reply.attempts:

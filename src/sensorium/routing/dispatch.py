@@ -78,7 +78,11 @@ class Dispatch:
 
     def plan(self, call: Call) -> tuple[Route, ...]:
         """The routes that this call would be sent to, best first. Raises as `plan` does."""
-        return plan(laid_on(call, self.order, self._parts.clock()), self.catalog)
+        return plan(self.laid(call), self.catalog)
+
+    def laid(self, call: Call) -> Call:
+        """The call under the hub's order and its request's terms, as it can be kept for later. Raises Forbidden as `laid_on` does."""
+        return laid_on(call, self.order, self._parts.clock())
 
     def _record(self, walk: Walk, route: Route | None, status: int, outcome: str, began: float) -> None:
         self._parts.record(Record(walk.call, route, status, outcome, 0.0, self._parts.clock() - began, 0, walk.all_attempts()))

@@ -17,11 +17,18 @@ FPS: Final = 24  # cosmos' own default, written out where a duration is to mean 
 _RATIOS: Final = {"16_9": 16 / 9, "1_1": 1.0, "9_16": 9 / 16, "4_3": 4 / 3, "3_4": 3 / 4}
 _SHORT_SIDES: Final = (256, 480, 720)
 _STILL: Final = ("image", "seed", "cfg_scale")
+_WORDS: Final = ("prompt", "image", "width", "height", "duration", "steps", "seed", "cfg_scale", "model")  # of OPERATION; others go on
 
 
 def translated(found: Members, model: str) -> tuple[Members, tuple[str, ...]]:
     """The model's own body, and what could not be kept as it was. Raises Unprocessable for a picture that is needed and missing."""
     name = model.rpartition("/")[2]
+    rest = {name: raw for name, raw in found.items() if name not in _WORDS}
+    made, changes = _in_words_of(name, {name: raw for name, raw in found.items() if name in _WORDS}, model)
+    return made | rest, changes
+
+
+def _in_words_of(name: str, found: Members, model: str) -> tuple[Members, tuple[str, ...]]:
     if name == "stable-video-diffusion":
         return _from_a_still(found, model)
     if not name.startswith("cosmos"):

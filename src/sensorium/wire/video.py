@@ -60,6 +60,12 @@ def placed(body: bytes, provider: str) -> bytes:
     raise UpstreamFailed(f"{provider} answered without a video")
 
 
+def embedded(body: bytes) -> bytes | None:
+    """The base64 of the video in a reply, None where it holds but a link."""
+    film = _found(_object(body) or {})
+    return bytes(memoryview(film))[1:-1] if film is not None else None
+
+
 def link(body: bytes) -> str | None:
     """The link of a reply that holds no more than one to its video."""
     reply = _object(body) or {}
