@@ -11,9 +11,9 @@ import msgspec
 
 from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, UpstreamFailed
-from sensorium.routing.call import Call, Reply
+from sensorium.routing.call import ANY_MODEL, Call, Reply
 from sensorium.routing.dispatch import Dispatch
-from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, picture
+from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, paths, picture
 
 ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
 LOOKED_AT = 16 * 1024 * 1024
@@ -30,9 +30,9 @@ class GenaiDoor:
 
         Raises Unprocessable for what the model's own rules forbid, before anything is sent.
         """
-        model = openai.checked_name(visit.params[0])
-        if model == "*":
+        if visit.params[0] == ANY_MODEL:
             raise InvalidModel("name the model in the path: /v1/genai/<org>/<model>", param="model")
+        model = openai.checked_name(paths.checked(visit.params[0], visit.raw_path))
         routes = self._dispatch.catalog.named(model, "image")
         found = jsonbody.members(await visit.whole_body())
         nvidia_models.check(model, found)
