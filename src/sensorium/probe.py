@@ -79,9 +79,10 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
     if route.open and not (route.modality in USUAL or (route.dialect == "nvidia" and route.modality in NAMELESS)):
         return _result(route, "not called", f"{found.detail}; any model name goes on, list one under models to have it tried")
     asked = replace(route, upstream=USUAL[route.modality]) if route.open and route.modality in USUAL else route
+    call = _call(asked, draw)
     try:
         async with asyncio.timeout(min(WAIT_S, route.provider.timeout_s)):
-            reply, failure = await opened(await send(_call(asked, draw), asked))
+            reply, failure = await opened(await send(call, asked), call.method)
             size = len(await reply.whole())
     except TimeoutError:
         return _result(route, "fails", f"{route.provider.base_url} did not answer in time")
@@ -89,8 +90,6 @@ async def _probed(route: Route, send: Send, draw: bool) -> Result:
         return _result(route, "fails", error.message)
     if failure is not None:
         return _refused(route, draw, failure)
-    if reply.status >= 300:
-        return _result(route, "fails", f"it redirects ({reply.status}); write the final address into the settings")
     return _result(route, "works", f"it answered ({size} bytes)")
 
 

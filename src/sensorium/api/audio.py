@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from sensorium.api import transcode
 from sensorium.api.visit import Visit
-from sensorium.errors import BadRequest, NotConfigured, NotFound, SensoriumError, UnsupportedMedia, UpstreamFailed, UpstreamRefused
-from sensorium.routing.call import ANY_MODEL, Call, Modality, Reply
+from sensorium.errors import BadRequest, NotConfigured, NotFound, SensoriumError, UnsupportedMedia, UpstreamRefused
+from sensorium.routing.call import ANY_MODEL, Call, Modality
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.plan import plan
 from sensorium.wire import jsonbody, multipart, openai, paths, speech
@@ -108,7 +108,6 @@ class AudioDoor:
             reply = await self._dispatch(call)
         except UpstreamRefused as refused:
             raise await self._about_voices(visit, call, refused) from None
-        await _require_audio(reply)
         await visit.relay(reply)
 
     async def _about_voices(self, visit: Visit, call: Call, refused: UpstreamRefused) -> SensoriumError:
@@ -133,11 +132,3 @@ def _voices(visit: Visit) -> Call:
 
 def _voice(call: Call) -> str | None:
     return multipart.field(call.form, "voice") if call.form is not None else jsonbody.text(call.members, "voice")
-
-
-async def _require_audio(reply: Reply) -> None:
-    """Raises UpstreamFailed for a good status without sound: what a caller saves as speech.wav must be one."""
-    media = reply.headers.get("content-type", "")
-    if reply.status == 200 and (media.startswith(("application/json", "text/html")) or reply.headers.get("content-length") == "0"):
-        await reply.close()
-        raise UpstreamFailed(f"{reply.route.provider.name} answered {media or 'nothing'} instead of audio")

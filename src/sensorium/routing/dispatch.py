@@ -146,7 +146,7 @@ class Walk:
     async def _answered(self, route: Route, admission: Admission) -> Reply | None:
         try:
             async with asyncio.timeout(None if self._until is None else max(0.0, self._left(0.0))):
-                reply, failure = await opened(await self._sent(route))
+                reply, failure = await opened(await self._sent(route), self.call.method)
         except TimeoutError:
             failure = Failure("transport", DeadlineExceeded.status, "it did not answer within the call's deadline")
         except SensoriumError as error:

@@ -1,4 +1,5 @@
-"""The beginning of a reply, looked at before anything of it goes on: an error is understood, a stream has its first event.
+"""The beginning of a reply, looked at before anything of it goes on: an error is understood, a stream has its first event, any other
+answer looks like what was asked for.
 
 What was read is put back in front, so that the reply that goes on is the one that came, byte for byte.
 """
@@ -12,17 +13,19 @@ import msgspec
 
 from sensorium.errors import UpstreamFailed
 from sensorium.routing.call import Reply
+from sensorium.wire import answers
 from sensorium.wire.failure import Failure, understand
 
 ERROR_BODY = 64 * 1024  # bytes of an error that are read
+END = b"[DONE]"
 FIRST_EVENT = 1024 * 1024  # bytes in which a stream must have begun its first event
 
 
-async def opened(reply: Reply) -> tuple[Reply, Failure | None]:
-    """The reply, and the failure that it tells, if it does.
+async def opened(reply: Reply, method: str = "POST") -> tuple[Reply, Failure | None]:
+    """The reply to a call of that method, and the failure that it tells, if it does.
 
-    An error is read whole and its connection closed. Raises UpstreamFailed for a stream that ends before its first event, and
-    whatever reading raises; the reply is closed then.
+    An error is read whole and its connection closed. Raises UpstreamFailed for a redirect, which is never followed, for a stream
+    whose first event is missing or no JSON, for a good status without an answer, and whatever reading raises; the reply is closed then.
     """
     try:
         if reply.status >= 400:
@@ -31,6 +34,11 @@ async def opened(reply: Reply) -> tuple[Reply, Failure | None]:
             return replace(reply, chunks=_whole(body)), understand(reply.status, body)
         if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
             return await _first_event(reply)
+        if 300 <= reply.status < 400:
+            name = reply.route.provider.name
+            raise UpstreamFailed(f"{name} redirects ({reply.status}), which is not followed; write the final address into the settings")
+        if reply.status == 200 and "content-encoding" not in reply.headers:
+            return await _likely(reply, method), None
     except BaseException:
         await reply.close()
         raise
@@ -43,12 +51,31 @@ def retry_after(reply: Reply) -> float | None:
     return float(text) if text.isdecimal() and len(text) < 7 else None
 
 
+async def _likely(reply: Reply, method: str) -> Reply:
+    """The reply, once its beginning looks like an answer; JSON of usual size is read to its end."""
+    modality = reply.route.modality if method == "POST" else ""  # a list of a speech service is no speech
+    media = reply.headers.get("content-type", "")
+    most = answers.looked_at(modality, media)
+    chunks, held, ended = reply.chunks.__aiter__(), b"", True
+    async for chunk in chunks:
+        held += chunk
+        if len(held) >= most:
+            ended = False
+            break
+    flaw = answers.flaw(modality, media, held, ended)
+    if flaw is not None:
+        raise UpstreamFailed(f"{reply.route.provider.name} answered with {flaw}")
+    return replace(reply, chunks=_again(held, chunks))
+
+
 async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
     chunks, held = reply.chunks.__aiter__(), b""
     async for chunk in chunks:
         held += chunk
         data = _data(held)
         if data is not None:
+            if data != END and not answers.parses(data):
+                raise UpstreamFailed(f"{reply.route.provider.name} began its stream with an event that is not JSON")
             failure = _error_event(data)
             if failure is not None:
                 await reply.close()
@@ -95,6 +122,7 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
 
 
 async def _again(held: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield held
+    if held:
+        yield held
     async for chunk in chunks:
         yield chunk
