@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
@@ -109,11 +110,17 @@ def settings(provider: str, full: bool = False, **server: Any) -> Settings:
 
 
 @contextmanager
-def over(routes: Iterable[Route], configured: Settings | None = None, upstream: LazyUpstream | None = None) -> Iterator[Hub]:
-    """A hub with these routes."""
+def over(
+    routes: Iterable[Route],
+    configured: Settings | None = None,
+    upstream: LazyUpstream | None = None,
+    health: Health | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Iterator[Hub]:
+    """A hub with these routes; `sleep` is how it waits for a rate limit."""
     records: list[Record] = []
     sending = upstream or LazyUpstream()
-    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, Health(lambda: 0.0), lambda: 0.0))
+    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, health or Health(lambda: 0.0), lambda: 0.0, sleep))
     router = app.router(configured or Settings(), dispatch, dict)
 
     async def closing(scope: Any, receive: Any, send: Any) -> None:

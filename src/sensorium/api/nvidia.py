@@ -13,7 +13,7 @@ from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, UpstreamFailed
 from sensorium.routing.call import ANY_MODEL, Call, Reply
 from sensorium.routing.dispatch import Dispatch
-from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, paths, picture
+from sensorium.wire import answers, jsonbody, nvidia, nvidia_models, openai, paths, picture
 
 ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
 LOOKED_AT = 16 * 1024 * 1024
@@ -61,11 +61,12 @@ async def _answer_picture(visit: Visit, reply: Reply, media: str) -> None:
 async def _relay_described(visit: Visit, reply: Reply) -> None:
     # What a reply says about its picture goes into headers, so JSON of any usual size is read before they leave. Its bytes stay.
     chunks = reply.chunks.__aiter__()
-    start = bytearray()
+    start, whole = bytearray(), True
     try:
         async for chunk in chunks:
             start += chunk
             if len(start) > LOOKED_AT or bytes(start[:64]).lstrip()[:1] not in (b"{", b""):
+                whole = False
                 break
     except BaseException:
         await reply.close()
@@ -76,7 +77,11 @@ async def _relay_described(visit: Visit, reply: Reply) -> None:
         async for chunk in chunks:
             yield chunk
 
-    await visit.relay(replace(reply, chunks=again()), _described(nvidia.artifact(start)))
+    found = nvidia.artifact(start)
+    if whole and found.base64 is None and answers.flaw("image", reply.headers.get("content-type", ""), bytes(start), True):
+        await reply.close()
+        raise UpstreamFailed(f"{reply.route.provider.name} answered with something that is not JSON")
+    await visit.relay(replace(reply, chunks=again()), _described(found))
 
 
 def _described(found: nvidia.Artifact) -> dict[str, str]:

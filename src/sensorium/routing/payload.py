@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sensorium.exchange import JSON
 from sensorium.routing.call import Call, Provider, Route
@@ -19,7 +19,7 @@ class Payload:
 
     url: str
     media: str | None
-    data: bytes | None
+    data: bytes | None = field(repr=False)
     changes: tuple[str, ...] = ()
     answered_as: str | None = None
 

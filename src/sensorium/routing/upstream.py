@@ -73,10 +73,11 @@ class Upstream:
         async def close() -> None:
             response.close()
 
-        kept = _kept(response, nvcf.KEPT if nvcf.spoken(route) else ())
+        key = said.get("authorization", "").removeprefix("Bearer ")
+        kept = {name: text.replace(key, "*" * len(key)) if key else text for name, text in _kept(response, route).items()}
         if sent.answered_as is not None and response.status == 200:
             kept["content-type"] = sent.answered_as
-        return Reply(response.status, kept, _chunks(response, route), close, route, changes=sent.changes)
+        return Reply(response.status, kept, _chunks(response, route, key.encode()), close, route, changes=sent.changes)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -100,7 +101,8 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     return said
 
 
-def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, str]:
+def _kept(response: aiohttp.ClientResponse, route: Route) -> dict[str, str]:
+    more = nvcf.KEPT if nvcf.spoken(route) else ()
     lowered = {name.lower(): text for name, text in response.headers.items()}
     kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIX)}
     if "x-request-id" in lowered:
@@ -108,10 +110,11 @@ def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, 
     return kept
 
 
-async def _chunks(response: aiohttp.ClientResponse, route: Route) -> AsyncIterator[bytes]:
+async def _chunks(response: aiohttp.ClientResponse, route: Route, key: bytes) -> AsyncIterator[bytes]:
+    """The body as it comes, save that the key, which a service may repeat when it complains, is starred out in its own length."""
     try:
         async for chunk in response.content.iter_any():
-            yield chunk
+            yield chunk.replace(key, b"*" * len(key)) if key else chunk
     except TimeoutError:
         raise DeadlineExceeded(f"{route.provider.name} stopped sending in the middle of its reply") from None
     except aiohttp.ClientError as error:
