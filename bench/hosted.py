@@ -47,23 +47,23 @@ enabled = false
 url = "{site}/integrate.api.nvidia.com/v1"
 key_env = "FAULTY_KEY"
 models = ["{LLAMA}"]
-timeout_s = 10
-idle_s = 10
+timeout_s = 5
+idle_s = 5
 [router.embeddings]
 url = "{site}/integrate.api.nvidia.com/v1"
 key_env = "FAULTY_KEY"
 models = ["{E5}"]
-timeout_s = 10
+timeout_s = 5
 [router.image]
 url = "{site}/ai.api.nvidia.com/v1/genai"
 key_env = "FAULTY_KEY"
 models = ["{SCHNELL}"]
-timeout_s = 10
+timeout_s = 5
 [router.audio]
 url = "{site}/{MAGPIE}/v1/audio"
 asr_url = "{site}/{PARAKEET}/v1/audio"
 key_env = "FAULTY_KEY"
-timeout_s = 10
+timeout_s = 5
 [providers.spare]
 kind = "nvidia"
 base_url = "{site}/integrate.api.nvidia.com/v1"

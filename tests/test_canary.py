@@ -11,7 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sensorium.wire.multipart import Part
 from tests.hub_process import free_port, hub_environment, start_hub
 from tests.routing.hosted import call, nvidia
 from tests.serving import serving
-from tests.store.vaults import every_byte
+from tests.store.vaults import every_byte, opened
 
 SEALED, PLAIN = "nvapi-canary-0123456789abcdefghijklmnopqrst", "canary.plain/key+77"  # the second has no shape that a pattern knows
 TOKEN, STRANGE = "canary-token-5f3a", "canary-token-of-somebody-else"
@@ -57,8 +57,8 @@ base_url = "{at}/v1"
 key_env = "PLAIN_KEY"
 models = [{plain}, {{ id = "vectors", modality = "embed" }}]
 """
-MODES = ("say-400", "say-401", "say-422", "say-429", "say-500", "say-503", "text-500", "html-502", "list-422")
-MODES += ("good", "first-event", "mid-stream", "cut", "garbage", "redirect", "nothing")
+MODES = ("say-400", "say-422", "say-500", "say-503", "text-500", "html-502", "list-422", "good", "first-event", "mid-stream", "cut")
+MODES += ("garbage", "redirect", "nothing", "say-429", "say-401")  # a refused key takes its provider out: the last one
 
 
 class Telltale:
@@ -80,7 +80,7 @@ class Telltale:
         media, status, pieces, cut = self._answer(scope["path"], body, key)
         said = [(b"content-type", media), (b"location", f"http://127.0.0.1:9/?{key}".encode())]
         said += [(name, key.encode()) for name in (b"x-request-id", b"x-ratelimit-limit", b"cache-control", b"nvcf-reqid")]
-        said += [(b"content-length", b"100000")] if cut else []
+        said += [(b"content-length", b"100000")] if cut else [(b"retry-after", b"0")]
         await send({"type": "http.response.start", "status": status, "headers": said})
         for piece in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -196,9 +196,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         listed = [", ".join(f'"{name}{mode}"' for mode in MODES) for name in ("", "plain-")]
         file.write_text(SETTINGS.format(at=at, modes=listed[0], plain=listed[1]), "utf-8")
         where = ("--settings", str(file), "--data-dir", str(data))
-        for name in ("sealed-key", "nvidia-image"):
-            said = found.command("secret", "put", name, *where, stdin=SEALED)
-            assert name in said and "rror" not in said
+        assert "sealed-key" in found.command("secret", *where, "put", "sealed-key", stdin=SEALED)
+        with opened(data) as vault:
+            vault.put("nvidia-image", SEALED, [at], who="test")
         given = {"MAC_API_TOKEN": TOKEN, "PLAIN_KEY": PLAIN}
         port = free_port()
         with start_hub(data, port, "--settings", str(file), **given):
@@ -206,7 +206,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 found.replies.append(sent(f"http://127.0.0.1:{port}", *one))
             found.while_running = every_byte(data)
         found.command("doctor", *where, **given)
-        found.command("secret", "list", *where, **given)
+        found.command("secret", *where, "list", **given)
         found.command("import-env", **given, MAC_ROUTER_IMAGE_UPSTREAM=at, MAC_ROUTER_IMAGE_KEY=SEALED, MAC_ROUTER_AUDIO_KEY=PLAIN)
         found.heads = telltale.heads
         yield found
@@ -220,7 +220,7 @@ def test_the_canaries_did_fly(place: Place) -> None:
     keys = {head["authorization"] for head in place.heads if "authorization" in head}
     assert keys == {f"Bearer {key}" for key in KEYS}
     statuses = {status for _, status, _, _ in place.replies}
-    assert statuses >= {200, 400, 401, 404, 422, 429, 500, 502, 503} - {500, 404}, statuses
+    assert statuses >= {200, 400, 401, 422, 429, 502, 503}, statuses
 
 
 def test_no_file_holds_one(place: Place) -> None:
@@ -268,12 +268,11 @@ def test_no_repr_holds_one(tmp_path: Path) -> None:
     members = jsonbody.members(json.dumps({"prompt": PROMPT, "image": ENCODED, "model": "m"}).encode())
     form = (Part("prompt", PROMPT.encode()), Part("file", PIXELS, "a.png"))
     asked = call(members=members, form=form, modality="transcribe", operation="audio/transcriptions")
+    sent_on = payload(asked, replace(route, dialect="openai"))
     attempt = Attempt(route, Failure("auth", 401, "refused"), True)
-    objects = [settings, settings.model_dump(), settings.model_dump_json(), provider, route, asked, payload(asked, route), *form]
+    objects = [settings, settings.model_dump(), settings.model_dump_json(), provider, route, asked, sent_on, *form]
     objects += [attempt, Record(asked, route, 200, "answered", 0, 0, 0, (attempt,)), Given(SEALED, ["a.test"])]
     objects += [UpstreamRefused("no", status=401, code="x", source="a")]
     master = environment["SENSORIUM_MASTER_KEY"].encode()
     for one in objects:
         assert not seen_in(f"{one!r} {one}".encode(), [*NOWHERE, master]), type(one).__name__
-        if is_dataclass(one):
-            assert fields(one)
