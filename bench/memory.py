@@ -89,7 +89,18 @@ def main() -> None:
 
 
 def measured(calls: int, size: int) -> dict[str, float]:
-    """Peak growth per call in multiples of `size` bytes, for a chat call with a picture and for a drawing."""
+    """Peak growth per call in multiples of `size` bytes, for a chat call with a picture and for a drawing, each in a hub of its own."""
+    parts = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/" + "A" * size}}]
+    chat = json.dumps({"model": "talker", "messages": [{"role": "user", "content": parts}]}).encode()
+    times = {
+        "chat_times": grown_mb(calls, size, "/v1/chat/completions", chat) * MB / size / calls,
+        "image_times": grown_mb(calls, size, "/v1/genai/org/painter", b'{"prompt":"a red cube"}') * MB / size / calls,
+    }
+    return {"calls": calls, "body_mb": size / MB, **{name: round(figure, 2) for name, figure in times.items()}}
+
+
+def grown_mb(calls: int, size: int, path: str, body: bytes) -> float:
+    """MB by which a new hub grows for all calls together."""
     port, at = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "hub.toml")
@@ -97,21 +108,15 @@ def measured(calls: int, size: int) -> dict[str, float]:
         base = f"http://127.0.0.1:{port}"
         arguments = ["serve", "--port", str(port), "--settings", str(file), "--data-dir", folder]
         with process(arguments, f"{base}/healthz") as pid:
-            up, down = asyncio.run(peaks(pid, base, at, calls, size))
-    times = {"chat_times": up * MB / size / calls, "image_times": down * MB / size / calls}
-    return {"calls": calls, "body_mb": size / MB, **{name: round(figure, 2) for name, figure in times.items()}}
+            return asyncio.run(grown(pid, base, at, calls, size, path, body))
 
 
-async def peaks(pid: int, base: str, at: int, calls: int, size: int) -> tuple[float, float]:
-    """MB by which the hub grows for all calls together, on the way up and on the way down."""
+async def grown(pid: int, base: str, at: int, calls: int, size: int, path: str, body: bytes) -> float:
+    """The same, for a hub that runs."""
     provider = Provider(size)
-    parts = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/" + "A" * size}}]
-    chat = json.dumps({"model": "talker", "messages": [{"role": "user", "content": parts}]}).encode()
     async with provider.serving(at), aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(limit=0)) as session:
         await together(session, 1, "/v1/chat/completions", b'{"model":"talker","messages":[{}]}', provider)  # what the first call loads
-        up = await growth(pid, together(session, calls, "/v1/chat/completions", chat, provider))
-        down = await growth(pid, together(session, calls, "/v1/genai/org/painter", b'{"prompt":"a red cube"}', provider))
-    return up, down
+        return await growth(pid, together(session, calls, path, body, provider))
 
 
 async def growth(pid: int, work: Awaitable[None]) -> float:

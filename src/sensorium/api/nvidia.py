@@ -11,6 +11,7 @@ import msgspec
 
 from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, UpstreamFailed
+from sensorium.exchange import PIECE
 from sensorium.routing.call import ANY_MODEL, Call, Reply
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import answers, jsonbody, nvidia, nvidia_models, openai, paths, picture
@@ -73,15 +74,16 @@ async def _relay_described(visit: Visit, reply: Reply) -> None:
         raise
 
     async def again() -> AsyncIterator[bytes]:
-        yield bytes(start)
+        for at in range(0, len(start), PIECE):
+            yield bytes(start[at : at + PIECE])
         async for chunk in chunks:
             yield chunk
 
-    found = nvidia.artifact(start)
-    if whole and found.base64 is None and answers.flaw("image", reply.headers.get("content-type", ""), bytes(start), True):
+    said = _described(nvidia.artifact(start))
+    if whole and not said and answers.flaw("image", reply.headers.get("content-type", ""), start, True):
         await reply.close()
         raise UpstreamFailed(f"{reply.route.provider.name} answered with something that is not JSON")
-    await visit.relay(replace(reply, chunks=again()), _described(found))
+    await visit.relay(replace(reply, chunks=again()), said)
 
 
 def _described(found: nvidia.Artifact) -> dict[str, str]:

@@ -10,7 +10,7 @@ import aiohttp
 
 from sensorium import __version__
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
-from sensorium.exchange import JSON
+from sensorium.exchange import JSON, PIECE
 from sensorium.routing import nvcf
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.payload import Payload, payload
@@ -61,7 +61,7 @@ class Upstream:
         )
         try:
             response = await self._session.request(
-                "GET" if sent.data is None else "POST", sent.url, data=sent.data, headers=said, timeout=wait, allow_redirects=False
+                "GET" if sent.data is None else "POST", sent.url, data=_sent(sent.data), headers=said, timeout=wait, allow_redirects=False
             )
         except TimeoutError:
             raise DeadlineExceeded(f"{route.provider.name} did not answer in time") from None
@@ -95,10 +95,23 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     }
     if sent.media is not None:
         said["content-type"] = sent.media
+    if sent.data is not None:
+        said["content-length"] = str(len(sent.data))
     key = route.provider.credential.reveal()
     if key:
         said["authorization"] = f"Bearer {key}"
     return said
+
+
+def _sent(data: bytes | None) -> bytes | AsyncIterator[bytes | memoryview] | None:
+    """A body as it is, a large one in pieces: whole, what the socket does not take at once would be copied."""
+    return data if data is None or len(data) <= PIECE else _pieces(data)
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes | memoryview]:
+    view = memoryview(data)
+    for at in range(0, len(data), PIECE):
+        yield view[at : at + PIECE]
 
 
 def _kept(response: aiohttp.ClientResponse, route: Route) -> dict[str, str]:

@@ -27,7 +27,7 @@ def looked_at(modality: str, media: str) -> int:
     return MOST if is_json(modality, media) else FILE_START if media else 1
 
 
-def flaw(modality: str, media: str, start: bytes, ended: bool) -> str | None:
+def flaw(modality: str, media: str, start: bytes | bytearray, ended: bool) -> str | None:
     """What is wrong with a good answer that begins with `start` and, if it `ended`, is no longer; None when nothing is seen.
 
     For speech, `media` is that of sound that was asked for.
@@ -38,12 +38,12 @@ def flaw(modality: str, media: str, start: bytes, ended: bool) -> str | None:
         return _no_sound(_kind(media), start)
     if is_json(modality, media):
         return _no_json(start, ended)
-    if _kind(media) in picture.FORMATS and picture.media_type(start) is None:
+    if _kind(media) in picture.FORMATS and picture.media_type(bytes(start[:FILE_START])) is None:
         return f"{_kind(media)} that is no picture"
     return None
 
 
-def parses(data: bytes) -> bool:
+def parses(data: bytes | bytearray) -> bool:
     """Whether it is one whole JSON value."""
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
@@ -52,13 +52,13 @@ def parses(data: bytes) -> bool:
     return True
 
 
-def _no_json(start: bytes, ended: bool) -> str | None:
+def _no_json(start: bytes | bytearray, ended: bool) -> str | None:
     if ended:
         return None if parses(start) else "something that is not JSON"
     return None if start.lstrip()[:1] in (b"{", b"[", b"") else "something that is not JSON"
 
 
-def _no_sound(kind: str, start: bytes) -> str | None:
+def _no_sound(kind: str, start: bytes | bytearray) -> str | None:
     if kind in ("application/json", "text/html"):
         return f"{kind} instead of audio"
     wave = kind in ("audio/wav", "audio/x-wav", "audio/wave")
