@@ -226,6 +226,7 @@ def test_the_canaries_did_fly(place: Place) -> None:
 def test_no_file_holds_one(place: Place) -> None:
     log = (place.folder / "data" / "hub.log").read_bytes()
     assert b"POST '/v1/chat/completions'" in log
+    assert b"Traceback" not in log + (place.folder / "data" / "said.txt").read_bytes()
     names = {path.name for path in (place.folder / "data").rglob("*") if path.is_file()}
     assert {"hub.log", "said.txt"} <= names
     for what, text in (("while it ran", place.while_running), ("afterwards", every_byte(place.folder / "data"))):

@@ -75,14 +75,15 @@ class Router:
             raise
         except SensoriumError as error:
             if visit.status:
-                raise ConnectionAbortedError(error.code) from None
-            await visit.fail(error)
+                # Left unfinished: the web server closes the connection, and so the caller sees that there is more.
+                log.warning("call %s was cut short: %s", visit.request_id, error.code)
+            else:
+                await visit.fail(error)
         except Exception as error:
             # The outermost line: whatever was not foreseen must not show the caller how we are built, nor the log what was sent.
             log.error("call %s failed: %s", visit.request_id, _place(error))
-            if visit.status:
-                raise ConnectionAbortedError(SensoriumError.code) from None
-            await visit.fail(SensoriumError(f"the hub failed on this call; its log names it {visit.request_id}"))
+            if not visit.status:
+                await visit.fail(SensoriumError(f"the hub failed on this call; its log names it {visit.request_id}"))
 
     async def _guarded(self, visit: Visit) -> None:
         entry = self._find(visit)
