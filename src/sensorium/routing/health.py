@@ -24,6 +24,12 @@ from sensorium.wire.failure import Failure, FailureClass
 
 FOREVER = float("inf")
 DWELL_S: dict[FailureClass, float] = {"auth": FOREVER, "quota_exhausted": 3600.0, "model_unavailable": 600.0}
+# What later callers are told. Never the provider's words: they may quote the call that met them, which was somebody else's.
+REASONS: dict[FailureClass, str] = {
+    "auth": "it refused the hub's key",
+    "quota_exhausted": "its account is out of credit",
+    "model_unavailable": "it does not serve this model to this hub",
+}
 MOST_PLACES = 4096  # of which anything is remembered: open routes take any name that a caller thinks of
 Place = tuple[str, str, str]
 
@@ -107,7 +113,7 @@ class Health:
         place = _place(route) if failure.kind == "model_unavailable" else route.provider.name
         if len(self._marks) >= MOST_PLACES:
             self._marks = {place: mark for place, mark in self._marks.items() if isinstance(place, str)}
-        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version)
+        self._marks[place] = Mark(failure.kind, REASONS[failure.kind], now + DWELL_S[failure.kind], version)
         return None
 
     def _breaker(self, route: Route) -> Breaker:
