@@ -67,16 +67,39 @@ def before(program: Paced, kind: str = "chat") -> Iterator[Hub]:
             yield hub
 
 
-def test_five_frames_arrive_one_by_one() -> None:
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_five_frames_arrive_one_by_one(end: bytes) -> None:
     program = Paced()
+    program.pieces = [piece.replace(b"\n", end) for piece in program.pieces]
     with before(program) as hub:
         program.step.release()
         stream = hub.open("POST", "/v1/chat/completions", {**HELLO, "stream": True})
         for number in range(FRAMES):
             # The next one is not sent before this one was read here.
-            assert (stream.readline(), stream.readline()) == (b'data: {"n": %d}\n' % number, b"\n")
+            assert (stream.readline(), stream.readline()) == (b'data: {"n": %d}%s' % (number, end), end)
             program.step.release()
         assert stream.read() == b""
+
+
+ERROR = b'data: {"error": {"message": "account 4711 is out of luck", "type": "x"}}\n\n'
+FINE = b'data: {"choices": [{"delta": {"content": "an \\"error\\""}}], "error": null}\n\n'
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("cut", [0, 5, 12, 30, len(ERROR) - 1])
+def test_an_error_event_in_mid_stream_is_cleaned_and_recorded_as_a_failure(cut: int, end: bytes) -> None:
+    program = Paced()
+    program.pieces = [piece.replace(b"\n", end) for piece in (FINE, FINE + ERROR[:cut], ERROR[cut:] + FINE)]
+    with before(program) as hub:
+        for _ in program.pieces:
+            program.step.release()
+        _, raw = hub.call("POST", "/v1/chat/completions", {**HELLO, "stream": True})
+        eventually(lambda: bool(hub.records))
+        assert [record.outcome for record in hub.records] == ["failed"]
+    *whole, last = raw.replace(b"\r", b"").strip().split(b"\n\n")
+    assert whole == [FINE.strip(), FINE.strip()]
+    error = json.loads(last.removeprefix(b"data: "))["error"]
+    assert (error["code"], "4711" in error["message"], "out of luck" in error["message"]) == ("upstream_failed", False, True)
 
 
 def test_sound_arrives_piece_by_piece_too() -> None:

@@ -12,7 +12,7 @@ from sensorium.wire import sse
 
 SOURCE, CHANGED = "x-sensorium-source", "x-sensorium-changed"
 CHANGED_MOST = 2000  # characters
-FRAME_END = b"\n\n"
+FRAME_ENDS = (b"\n\n", b"\r\n\r\n")
 
 
 class Visit(Exchange):
@@ -63,9 +63,11 @@ class Visit(Exchange):
         rest = b""
         try:
             async for chunk in reply.chunks:
-                whole, end, rest = (rest + chunk).rpartition(FRAME_END)
+                rest += chunk
+                end = max(rest.rfind(mark) + len(mark) if mark in rest else 0 for mark in FRAME_ENDS)
                 if end:
-                    await self.send(whole + end)
+                    await self.send(rest[:end])
+                    rest = rest[end:]
             if rest:
                 await self.send(rest)
         except SensoriumError as error:

@@ -79,10 +79,28 @@ async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
             failure = _error_event(data)
             if failure is not None:
                 await reply.close()
-            return replace(reply, chunks=_again(held, chunks)), failure
+            return replace(reply, chunks=_watched(_again(held, chunks), reply.route.provider.name)), failure
         if len(held) > FIRST_EVENT:
             return replace(reply, chunks=_again(held, chunks)), None
     raise UpstreamFailed(f"{reply.route.provider.name} ended its stream before the first event")
+
+
+async def _watched(chunks: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
+    """The stream up to an error event in its middle, which is raised as UpstreamFailed: cleaned, and a failure for the record."""
+    rest = b""  # of an event whose end has not come
+    async for chunk in chunks:
+        text = rest + chunk
+        mark = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
+        if b'"error"' in text:
+            before = 0
+            for frame in text.split(mark)[:-1]:
+                failure = _error_event(_data(frame + b"\n\n") or b"")
+                if failure is not None:
+                    yield chunk[: max(0, before - len(rest))]
+                    raise UpstreamFailed(f"{name} broke off its answer: {failure.message or 'without a reason'}")
+                before += len(frame) + len(mark)
+        yield chunk
+        rest = text.rpartition(mark)[2][-ERROR_BODY:]
 
 
 def _data(held: bytes) -> bytes | None:
