@@ -15,8 +15,11 @@ from sensorium.errors import AddressRefused
 PRIVATE = [
     *("10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3"),
     *("169.254.169.254", "169.254.1.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1"),
-    *("192.0.0.9", "192.88.99.1", "168.63.129.16", "100.100.100.200"),
+    *("192.0.0.9", "192.88.99.1", "168.63.129.16", "100.100.100.200", "192.0.0.192", "169.254.170.2", "169.254.170.23"),
+    *("198.51.100.1", "203.0.113.1", "198.19.255.255", "100.127.255.255", "192.0.0.255", "192.88.99.255", "239.0.0.1", "248.0.0.1"),
     *("::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "3fff::1", "100::1"),
+    *("fd00:ec2::23", "fd20:ce::254", "::7f00:1", "::ffff:0:7f00:1", "64:ff9b::a9fe:a9fe", "2001:20::1", "3fff:fff::1", "5f00::1"),
+    *("::ffff:169.254.169.254", "febf::1", "feff::1", "ff0e::1", "2002:7f00:1::", "2001:1ff:ffff::1", "fdff:ffff::1", "64:ff9b:1:ffff::1"),
     *("::ffff:127.0.0.1", "::ffff:8.8.8.8", "::8.8.8.8", "64:ff9b::808:808", "64:ff9b:1::1", "2002:808:808::1", "2001:0:1::1", "4000::1"),
 ]
 PUBLIC = ["1.1.1.1", "8.8.8.8", "172.32.0.1", "100.128.0.1", "93.184.216.34", "2606:4700::1111", "2001:4860:4860::8888"]
@@ -73,6 +76,25 @@ def test_a_name_without_an_address_is_refused(names: dict[str, list[str]]) -> No
 def test_other_spellings_of_this_machine_are_resolved_by_the_system_and_refused(host: str) -> None:
     with pytest.raises(AddressRefused):
         asyncio.run(egress.check(host, 80, ()))
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "100.100.100.200", "fd00:ec2::254", "::ffff:169.254.169.254"])
+def test_a_permitted_name_still_never_leads_to_a_clouds_metadata(address: str) -> None:
+    with pytest.raises(AddressRefused, match="leads to a cloud metadata address"):
+        checked("node", 80, ("node:80",), node=["10.0.0.5", address])
+    shown = f"[{address}]" if ":" in address else address
+    assert checked(address, 80, (f"{shown}:80",)) == [address], "an operator who writes the address itself means it"
+
+
+def test_a_name_is_looked_up_once_and_its_checked_addresses_are_what_is_called() -> None:
+    asked = []
+
+    async def turns(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["1.1.1.1"] if len(asked) == 1 else ["127.0.0.1"]
+
+    assert asyncio.run(egress.check("name", 80, (), turns)) == ["1.1.1.1"]
+    assert asked == ["name"]
 
 
 def test_the_operator_can_permit_one_private_port_and_no_other() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sensorium import app
 from sensorium.settings import load
-from sensorium.store.database import Database
 from sensorium.store.vault import Vault
 from tests.api.hubs import Hub, LazyUpstream
 from tests.serving import serving
@@ -26,13 +25,13 @@ SPEECH = {"text": "hello", "voice": "Magpie-Multilingual.EN-US.Aria"}
 @contextmanager
 def hub(folder: Path) -> Iterator[tuple[Hub, Site, Vault]]:
     """A hub with all modalities and no shipped model, and a vault with a key for each."""
-    with running(keys=frozenset(KEYS.values())) as site, opened(folder) as vault, closing(Database(folder)) as database:
+    with running(keys=frozenset(KEYS.values())) as site, opened(folder) as vault:
         for name, key in KEYS.items():
             vault.put(name, key, [f"http://{site.address}"], who="test")
         file = folder / "hub.toml"
         file.write_text(OWN_KEY.format(site=f"http://{site.address}"), "utf-8")
         upstream = LazyUpstream()
-        router = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault, database).router
+        router = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault).router
 
         async def living(scope: Any, receive: Any, send: Any) -> None:
             await router(scope, receive, send)

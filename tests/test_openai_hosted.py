@@ -18,7 +18,7 @@ import openai
 import pytest
 from PIL import Image
 
-from sensorium import app
+from sensorium import app, doors
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.settings import load
@@ -49,7 +49,8 @@ def hosted(folder: Path, text: str = LISTED) -> Iterator[tuple[str, Site]]:
         now, sleep = site.clock.now, site.clock.sleep
         upstream = LazyUpstream(now, sleep)
         parts = Parts(upstream.send, lambda record: None, Health(now), now, sleep)
-        router = app.router(configured, Dispatch(app.catalog(configured, None, vault), parts), dict, vault)
+        dispatch = Dispatch(app.catalog(configured, None, vault), parts)
+        router = doors.router(configured, dispatch, dict, app.queue(configured, dispatch, vault.database, folder))
 
         async def closing(scope: Any, receive: Any, send: Any) -> None:
             await router(scope, receive, send)

@@ -23,7 +23,14 @@ _HOST = re.compile(r"(?!-)[a-z0-9._-]{1,253}")
 _GLOBAL_V6 = ipaddress.ip_network("2000::/3")
 # Tunnels that carry an IPv4 address, the deprecated relays to them, protocol assignments, documentation.
 _SPECIAL = tuple(ipaddress.ip_network(text) for text in ("2002::/16", "2001::/23", "3fff::/20", "192.88.99.0/24", "192.0.0.0/24"))
-_METADATA = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254")))
+# Where clouds tell their machines their own credentials.
+_METADATA = frozenset(
+    ipaddress.ip_address(text)
+    for text in (
+        *("169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+    )
+)
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -66,7 +73,7 @@ def target(url: str) -> Target:
 
 def refusal(address: Address) -> str | None:
     """Why this address may not be called, in a few words; None when it may. Only ordinary public unicast addresses may."""
-    if address in _METADATA:
+    if _is_metadata(address):
         return "a cloud metadata address"
     if address.is_loopback or address.is_unspecified:
         return "this machine itself"
@@ -80,15 +87,23 @@ def refusal(address: Address) -> str | None:
     return None
 
 
+def _is_metadata(address: Address) -> bool:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address) in _METADATA
+
+
 async def check(host: str, port: int, allow: Collection[str], resolve: Resolve | None = None) -> list[str]:
     """The addresses of `host` that may be connected to, never empty.
 
-    `allow` holds "host:port" entries that may be reached although private. One refused address among several refuses the name: it is
-    either a mistake or a trick. Raises AddressRefused, also when the name cannot be resolved.
+    `allow` holds "host:port" entries that may be reached although private; a name among them still must not lead to a cloud's metadata.
+    One refused address among several refuses the name: it is either a mistake or a trick. Raises AddressRefused, also when the name
+    cannot be resolved.
     """
     found = [host] if _is_address(host) else await _resolved(host, port, resolve or by_system)
     name = f"{host if ':' not in host else f'[{host}]'}:{port}"
     if name.lower() in {entry.lower() for entry in allow}:
+        if any(text != host and _is_metadata(ipaddress.ip_address(text)) for text in found):
+            raise AddressRefused(f"{name} is not called: it leads to a cloud metadata address")
         return found
     for text in found:
         reason = refusal(ipaddress.ip_address(text))

@@ -23,6 +23,7 @@ Render = Callable[[SensoriumError, str], bytes]
 JSON = "application/json"
 DRAIN_BYTES, DRAIN_S = 8 * 1024 * 1024, 5.0
 BODY_IDLE_S = 60.0
+PIECE = 256 * 1024  # bytes
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -51,18 +52,17 @@ class Exchange:
         """The whole body. Raises BodyTooLarge beyond `cap` bytes, with both sizes; Cancelled when the caller hangs up before its end."""
         if self.header("content-encoding") not in ("", "identity"):
             raise BadRequest("compressed bodies are not read here; send the body without content-encoding")
-        parts, size = [], self._declared() or 0
+        got, size = bytearray(), self._declared() or 0  # one buffer that grows: many small parts would leave the heap in pieces
         if size <= cap:
-            size = 0
-            while size <= cap and not self._body_read.is_set():
-                parts.append(await self._next_part())
-                size += len(parts[-1])
+            while len(got) <= cap and not self._body_read.is_set():
+                got += await self._next_part()
+            size = len(got)
         if size > cap:
             raise BodyTooLarge(
                 f"the body has {size} bytes or more; at most {cap} are read",
                 hint="send a smaller picture; the cap is server.max_body_bytes",
             )
-        return b"".join(parts)
+        return bytes(got)
 
     async def drain(self) -> None:
         """Read and drop what is left of a body of moderate size: a client that still sends would see a reset, not the answer."""
@@ -95,8 +95,9 @@ class Exchange:
     async def respond(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer; JSON unless `headers` say otherwise."""
         await self.begin(status, {"content-type": JSON, "content-length": str(len(body)), **(headers or {})})
-        self.sent += len(body)
-        await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        if self.method != "HEAD":
+            await self.send(body)
+        await self.end()
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Begin an answer that grows."""
@@ -106,9 +107,11 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def send(self, data: bytes) -> None:
-        """The next piece of an answer."""
+        """The next piece of an answer. A long one goes in parts: the web server need not hold all that a slow caller has not read."""
         self.sent += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        for at in range(0, len(data), PIECE):
+            part = data if len(data) <= PIECE else data[at : at + PIECE]
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
 
     async def end(self) -> None:
         """The answer is complete."""

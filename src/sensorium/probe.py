@@ -202,8 +202,6 @@ async def _asked(route: Route, asked: Route, send: Send, draw: bool, wait_s: flo
         return _result(route, "works", f"{REACHED}; nothing was made"), None, None
     if failure is not None:
         return _refused(route, draw, failure), failure, retry_after(reply)
-    if reply.status >= 300:
-        return _result(route, "fails", f"it redirects ({reply.status}); write the final address into the settings"), None, None
     return _result(route, "works", f"it answered ({size} bytes)"), None, None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -114,12 +114,17 @@ def settings(provider: str, full: bool = False, **server: Any) -> Settings:
 
 @contextmanager
 def over(
-    routes: Iterable[Route], configured: Settings | None = None, upstream: LazyUpstream | None = None, order: Where = "any"
+    routes: Iterable[Route],
+    configured: Settings | None = None,
+    upstream: LazyUpstream | None = None,
+    order: Where = "any",
+    health: Health | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Iterator[Hub]:
-    """A hub with these routes."""
+    """A hub with these routes; `sleep` is how it waits for a rate limit."""
     records: list[Record] = []
     sending = upstream or LazyUpstream()
-    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, Health(lambda: 0.0), lambda: 0.0), order)
+    dispatch = Dispatch(Catalog(routes), Parts(sending.send, records.append, health or Health(lambda: 0.0), lambda: 0.0, sleep), order)
     configured = configured or Settings()
 
     with tempfile.TemporaryDirectory() as folder, closing(Database(Path(folder))) as database:

@@ -53,7 +53,7 @@ def recorded(configured: Settings, folder: Path) -> Iterator[tuple[Hub, Calls]]:
     upstream = LazyUpstream()
     with opened(folder) as vault, closing(Database(folder)) as database:
         calls = Calls(database, keep_s=1e6, keep=100_000)
-        router = app.build(configured, None, upstream.send, vault, calls).router
+        router = app.build(configured, None, upstream.send, vault, calls=calls).router
 
         async def stopping(scope: Any, receive: Any, send: Any) -> None:
             await router(scope, receive, send)

@@ -270,7 +270,7 @@ def test_a_refused_key_is_named_and_a_new_one_cures_it_without_a_restart(tmp_pat
         file.write_text(SETTINGS.format(queue=site.queue, flux=FLUX), "utf-8")
         upstream = LazyUpstream(site.clock.now, site.clock.sleep)
         hub_app = app.build(load(file, {}, data_dir=tmp_path), None, upstream.send, vault)
-        with hubs.over(hub_app.catalog.routes, upstream=upstream) as hub:
+        with hubs.over(hub_app.dispatch.catalog.routes, upstream=upstream) as hub:
             status, answer = hub.json("POST", DRAW, CUBE)
             assert (status, answer["error"]["code"]) == (401, "upstream_key_rejected")
             assert "the hub's key fal" in answer["error"]["message"] and "wrong-secret" not in json.dumps(answer)

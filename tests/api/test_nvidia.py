@@ -106,7 +106,7 @@ def test_a_filtered_picture_is_flagged_and_relayed_as_it_is(scripted: tuple[Scri
     [
         (b"image/jpeg", file("JPEG")),
         (b"application/json", b'{"prompt": "\\"finishReason\\": \\"CONTENT_FILTERED\\"", "mesh": {}}'),
-        (b"application/json", b"{ not json, CONTENT_FILTERED"),
+        (b"text/plain", b"{ not json, CONTENT_FILTERED"),
         (b"text/plain", b"drawn"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from sensorium.routing import health
 from sensorium.routing.call import Credential, Provider
 from sensorium.routing.health import Admission, Closed, Condition, Health
-from sensorium.wire.failure import Failure
+from sensorium.wire.failure import Failure, FailureClass
 from tests.routing.hosted import chat, image, provider
 
 AT = provider("http://one")
@@ -30,6 +30,15 @@ def test_names_without_end_are_forgotten_but_open_breakers_are_kept(monkeypatch:
     assert len(known._marks) <= 10
     assert isinstance(known.closed_to(chat("broken", AT)), Closed)
     assert isinstance(known.closed_to(chat("name-49", AT)), Closed)
+
+
+@pytest.mark.parametrize("kind", ["auth", "quota_exhausted", "model_unavailable"])
+def test_what_a_provider_said_about_one_call_is_not_told_to_the_next_caller(kind: FailureClass) -> None:
+    known = Health(lambda: 0.0)
+    _failed(known, "m", Failure(kind, 403, 'I do not serve the prompt "a private matter"'))
+    closed = known.closed_to(chat("m", AT))
+    assert closed is not None
+    assert closed.reason == health.REASONS[kind] and "private" not in repr(known._marks)
 
 
 def _failed(known: Health, model: str, failure: Failure, after_s: float | None = None, at: Provider = AT) -> None:

@@ -73,6 +73,12 @@ def test_garbage_is_a_200_that_nobody_can_read(site: Site, path: str, body: Any)
         json.loads(answer.body)
 
 
+@pytest.mark.parametrize(("path", "body"), [(CHAT, HELLO), (CHAT, STREAM), (SCHNELL, CUBE)])
+def test_an_empty_answer_has_a_good_status(site: Site, path: str, body: Any) -> None:
+    answer = site.post(path, body, x_simulate="empty")
+    assert (answer.status, answer.body) == (200, b"")
+
+
 @pytest.mark.parametrize(("path", "body"), [(CHAT, HELLO), (SCHNELL, CUBE)])
 def test_malformed_json_is_whole_on_the_wire(site: Site, path: str, body: Any) -> None:
     answer = site.post(path, body, x_simulate="malformed-json")

@@ -81,3 +81,10 @@ def test_an_entry_admits_its_own_addresses_only(entry: str, asked: str, admitted
 def test_an_address_that_could_be_read_in_two_ways_is_none(asked: str) -> None:
     with pytest.raises(AddressRefused):
         hosts.address(asked)
+
+
+@pytest.mark.parametrize("entry", ["nvapi-0123456789", "https://NVAPI-0123456789/v1", "nvapi-0123456789.test"])
+def test_a_value_among_the_hosts_is_refused_without_repeating_it(entry: str) -> None:
+    with pytest.raises(InvalidSecret, match="the value itself") as refused:
+        hosts.bindings(["ai.api.nvidia.com", entry], "nvapi-0123456789")
+    assert "0123456789" not in refused.value.message

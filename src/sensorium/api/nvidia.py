@@ -11,11 +11,12 @@ import msgspec
 
 from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, UpstreamFailed
-from sensorium.routing.call import Call, Reply
+from sensorium.exchange import PIECE
+from sensorium.routing.call import ANY_MODEL, Call, Reply
 from sensorium.routing.catalog import RETIRED
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.origin import without_context
-from sensorium.wire import jsonbody, nvidia, nvidia_models, openai, picture
+from sensorium.wire import answers, jsonbody, nvidia, nvidia_models, openai, paths, picture
 
 ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
 LOOKED_AT = 16 * 1024 * 1024
@@ -32,9 +33,9 @@ class GenaiDoor:
 
         Raises Unprocessable for what the model's own rules forbid, before anything is sent.
         """
-        model = openai.checked_name(visit.params[0])
-        if model == "*":
+        if visit.params[0] == ANY_MODEL:
             raise InvalidModel("name the model in the path: /v1/genai/<org>/<model>", param="model")
+        model = openai.checked_name(paths.checked(visit.params[0], visit.raw_path))
         routes = self._dispatch.catalog.named(model, "image")
         found = without_context(jsonbody.members(await visit.whole_body()))
         if model not in RETIRED or any(route.id == model for route in self._dispatch.catalog.routes):
@@ -64,22 +65,28 @@ async def _answer_picture(visit: Visit, reply: Reply, media: str) -> None:
 async def _relay_described(visit: Visit, reply: Reply) -> None:
     # What a reply says about its picture goes into headers, so JSON of any usual size is read before they leave. Its bytes stay.
     chunks = reply.chunks.__aiter__()
-    start = bytearray()
+    start, whole = bytearray(), True
     try:
         async for chunk in chunks:
             start += chunk
             if len(start) > LOOKED_AT or bytes(start[:64]).lstrip()[:1] not in (b"{", b""):
+                whole = False
                 break
     except BaseException:
         await reply.close()
         raise
 
     async def again() -> AsyncIterator[bytes]:
-        yield bytes(start)
+        for at in range(0, len(start), PIECE):
+            yield bytes(start[at : at + PIECE])
         async for chunk in chunks:
             yield chunk
 
-    await visit.relay(replace(reply, chunks=again()), _described(nvidia.artifact(start)))
+    said = _described(nvidia.artifact(start))
+    if whole and not said and answers.flaw("image", reply.headers.get("content-type", ""), start, True):
+        await reply.close()
+        raise UpstreamFailed(f"{reply.route.provider.name} answered with something that is not JSON")
+    await visit.relay(replace(reply, chunks=again()), said)
 
 
 def _described(found: nvidia.Artifact) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sensorium.api.auth import Auth
@@ -38,9 +40,11 @@ class Entry:
 class Router:
     """Dispatches requests to entries. `render` answers where no entry matches: it gets the path and gives a dialect.
 
-    `max_body`, in bytes, may change while it serves."""
+    `max_body`, in bytes, may change while it serves; `entries` are all routes, for whoever examines them.
+    """
 
     def __init__(self, entries: Sequence[Entry], auth: Auth, render: Callable[[str], Render], max_body: int) -> None:
+        self.entries = tuple(entries)
         self._exact: dict[str, list[Entry]] = {}
         self._below: list[tuple[str, Entry]] = []
         for entry in entries:
@@ -83,14 +87,15 @@ class Router:
             raise
         except SensoriumError as error:
             if visit.status:
-                raise ConnectionAbortedError(error.code) from None
-            await visit.fail(error)
-        except Exception:
-            # The outermost line: whatever was not foreseen must not show the caller how we are built.
-            log.exception("call %s failed", visit.request_id)
-            if visit.status:
-                raise
-            await visit.fail(SensoriumError(f"the hub failed on this call; its log names it {visit.request_id}"))
+                # Left unfinished: the web server closes the connection, and so the caller sees that there is more.
+                log.warning("call %s was cut short: %s", visit.request_id, error.code)
+            else:
+                await visit.fail(error)
+        except Exception as error:
+            # The outermost line: whatever was not foreseen must not show the caller how we are built, nor the log what was sent.
+            log.error("call %s failed: %s", visit.request_id, _place(error))
+            if not visit.status:
+                await visit.fail(SensoriumError(f"the hub failed on this call; its log names it {visit.request_id}"))
 
     async def _guarded(self, visit: Visit) -> None:
         entry = self._find(visit)
@@ -118,6 +123,12 @@ class Router:
                 return entry
         allowed = [entry.method for entry in found]
         raise MethodNotAllowed(f"{visit.method} is not for {visit.path[:200]}; use {' or '.join(allowed)}", allow=", ".join(allowed))
+
+
+def _place(error: BaseException) -> str:
+    """Where an error came from, innermost first. Its words are left out: they may quote a prompt or a key."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return f"{type(error).__name__} in " + ", from ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -26,6 +26,9 @@ class Given(msgspec.Struct, forbid_unknown_fields=True):
     value: str
     hosts: list[str] = []
 
+    def __repr__(self) -> str:
+        return f"Given(hosts={self.hosts})"
+
 
 _given = msgspec.json.Decoder(Given)
 

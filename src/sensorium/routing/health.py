@@ -37,6 +37,12 @@ REACTION: dict[FailureClass, str] = {
     "semantic": "nothing changes: the call's own fault",
     "overtaken": "nothing changes",
 }
+# What later callers are told. Never the provider's words: they may quote the call that met them, which was somebody else's.
+REASONS: dict[FailureClass, str] = {
+    "auth": "it refused the hub's key",
+    "quota_exhausted": "its account is out of credit",
+    "model_unavailable": "it does not serve this model to this hub",
+}
 MOST_PLACES = 4096  # of which anything is remembered: open routes take any name that a caller thinks of
 Place = tuple[str, str, str]
 
@@ -194,7 +200,8 @@ class Health:
         place = place_of(route) if failure.kind == "model_unavailable" else route.provider.name
         if len(self._marks) >= MOST_PLACES:
             self._marks = {place: mark for place, mark in self._marks.items() if isinstance(place, str)}
-        self._marks[place] = Mark(failure.kind, failure.message, now + DWELL_S[failure.kind], version, failure.code, now)
+        reason = failure.message if failure.code == SECRET_MISSING else REASONS[failure.kind]
+        self._marks[place] = Mark(failure.kind, reason, now + DWELL_S[failure.kind], version, failure.code, now)
         return None
 
     def _breaker(self, route: Route) -> Breaker:

@@ -1,5 +1,5 @@
-"""The beginning of a reply, looked at before anything of it goes on: an error is understood, a stream has its first event, a picture,
-sound or video is not empty, and of anything else the first byte is there.
+"""The beginning of a reply, looked at before anything of it goes on: an error is understood, a stream has its first event, a picture or
+video is not empty, and any other answer looks like what was asked for.
 
 What was read is put back in front, so that the reply that goes on is the one that came, byte for byte.
 """
@@ -14,23 +14,23 @@ import msgspec
 
 from sensorium.errors import UpstreamFailed
 from sensorium.routing.call import Call, Reply
-from sensorium.wire import anthropic, emptiness
+from sensorium.wire import answers, anthropic, emptiness
 from sensorium.wire.failure import Failure, understand
 
 ERROR_BODY = 64 * 1024  # bytes of an error that are read
+END = b"[DONE]"
 FIRST_EVENT = 1024 * 1024  # bytes in which a stream must have begun its first event
 FIRST_MEDIA = 1024 * 1024  # bytes in which a picture or video inside JSON must have begun; what is longer is passed on as it is
 SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 EMPTY = "empty_result"
 IDENTITY = ("x-upstream-request-id", "nvcf-", "x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
-NO_SOUND = ("application/json", "text/html")  # what a caller saves as speech.wav must not be one of these
 
 
 async def opened(call: Call, reply: Reply) -> tuple[Reply, Failure | None]:
-    """The reply, and the failure that it tells, if it does: an error, or a good status without a result (code `empty_result`).
+    """The reply, and the failure that it tells, if it does: an error, or a good status without an answer (code `empty_result`).
 
-    A failed reply's connection is closed. Raises UpstreamFailed for a stream that ends before its first event, and
-    whatever reading raises; the reply is closed then.
+    A failed reply's connection is closed. Raises UpstreamFailed for a redirect, which is never followed, for a stream whose first event is
+    missing or no JSON, and whatever reading raises; the reply is closed then.
     """
     try:
         if reply.status >= 400:
@@ -39,9 +39,13 @@ async def opened(call: Call, reply: Reply) -> tuple[Reply, Failure | None]:
             return replace(reply, chunks=_whole(body)), understand(reply.status, body)
         if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
             return await _first_event(reply)
-        if reply.status == 200 and call.method != "GET" and reply.route.modality in ("image", "video"):
-            return await _media(reply)
-        return await _first_byte(reply, sound=reply.status == 200 and call.method != "GET" and reply.route.modality == "speech")
+        if 300 <= reply.status < 400:
+            name = reply.route.provider.name
+            raise UpstreamFailed(f"{name} redirects ({reply.status}), which is not followed; write the final address into the settings")
+        if reply.status != 200 or "content-encoding" in reply.headers:
+            return await _first_byte(reply)
+        modality = reply.route.modality if call.method != "GET" else ""  # a list of a speech service is no speech
+        return await (_media(reply, modality) if modality in ("image", "video") else _likely(reply, modality))
     except BaseException:
         await reply.close()
         raise
@@ -58,37 +62,50 @@ def identity(reply: Reply) -> dict[str, str]:
     return {name: text for name, text in reply.headers.items() if name.startswith(IDENTITY)}
 
 
-async def _first_byte(reply: Reply, sound: bool) -> tuple[Reply, Failure | None]:
-    media = reply.headers.get("content-type", "")
-    if sound and media.startswith(NO_SOUND):
-        return await _empty(reply, f"it answered {media} instead of audio")
+async def _first_byte(reply: Reply) -> tuple[Reply, Failure | None]:
     chunks, held = reply.chunks.__aiter__(), b""
     async for held in chunks:
         if held:
             break
-    if sound and not held:
-        return await _empty(reply, "it answered without audio")
     return replace(reply, chunks=_again(held, chunks)), None
 
 
-async def _media(reply: Reply) -> tuple[Reply, Failure | None]:
-    """JSON is read until media begins in it, or to its end; anything else has only to be there."""
-    chunks, held = reply.chunks.__aiter__(), bytearray()
+async def _likely(reply: Reply, modality: str) -> tuple[Reply, Failure | None]:
+    """The reply, once its beginning looks like an answer; JSON of usual size is read to its end."""
+    media = reply.headers.get("content-type", "")
+    most = answers.looked_at(modality, media)
+    chunks, held, ended = reply.chunks.__aiter__(), b"", True
+    async for chunk in chunks:
+        held += chunk
+        if len(held) >= most:
+            ended = False
+            break
+    return await _judged(replace(reply, chunks=_again(held, chunks)), answers.flaw(modality, media, held, ended))
+
+
+async def _media(reply: Reply, modality: str) -> tuple[Reply, Failure | None]:
+    """JSON is read until media begins in it, or to its end; of anything else a few bytes have to be there."""
+    media = reply.headers.get("content-type", "")
+    chunks, held, ended = reply.chunks.__aiter__(), bytearray(), True
     async for chunk in chunks:
         searched = len(held)
         held += chunk
         start = bytes(held[:64]).lstrip()[:1]
-        if (start and start not in (b"{", b"[")) or len(held) > FIRST_MEDIA or emptiness.embedded(held, searched):
+        other = len(held) >= answers.FILE_START and start not in (b"{", b"[", b"")
+        if other or len(held) > FIRST_MEDIA or emptiness.embedded(held, searched):
+            ended = False
             break
-    else:
-        if emptiness.is_empty(held):
-            return await _empty(reply, f"it answered without a {'picture' if reply.route.modality == 'image' else 'video'}")
-    return replace(reply, chunks=_again(bytes(held), chunks)), None
+    flaw = answers.flaw(modality, media, held, ended)
+    if flaw is None and ended and emptiness.is_empty(held):
+        flaw = f"no {'picture' if modality == 'image' else 'video'}"
+    return await _judged(replace(reply, chunks=_again(bytes(held), chunks)), flaw)
 
 
-async def _empty(reply: Reply, said: str) -> tuple[Reply, Failure]:
+async def _judged(reply: Reply, flaw: str | None) -> tuple[Reply, Failure | None]:
+    if flaw is None:
+        return reply, None
     await reply.close()
-    return reply, Failure("provider_outage", 502, said, EMPTY)
+    return reply, Failure("provider_outage", 502, f"it answered with {flaw}", EMPTY)
 
 
 async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
@@ -97,13 +114,33 @@ async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
         held += chunk
         data = _data(held)
         if data is not None:
+            if data != END and not answers.parses(data):
+                raise UpstreamFailed(f"{reply.route.provider.name} began its stream with an event that is not JSON")
             failure = _error_event(data)
             if failure is not None:
                 await reply.close()
-            return replace(reply, chunks=_again(held, chunks)), failure
+            return replace(reply, chunks=_watched(_again(held, chunks), reply.route.provider.name)), failure
         if len(held) > FIRST_EVENT:
             return replace(reply, chunks=_again(held, chunks)), None
     raise UpstreamFailed(f"{reply.route.provider.name} ended its stream before the first event")
+
+
+async def _watched(chunks: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
+    """The stream up to an error event in its middle, which is raised as UpstreamFailed: cleaned, and a failure for the record."""
+    rest = b""  # of an event whose end has not come
+    async for chunk in chunks:
+        text = rest + chunk
+        mark = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
+        if b'"error"' in text:
+            before = 0
+            for frame in text.split(mark)[:-1]:
+                failure = _error_event(_data(frame + b"\n\n") or b"")
+                if failure is not None:
+                    yield chunk[: max(0, before - len(rest))]
+                    raise UpstreamFailed(f"{name} broke off its answer: {failure.message or 'without a reason'}")
+                before += len(frame) + len(mark)
+        yield chunk
+        rest = text.rpartition(mark)[2][-ERROR_BODY:]
 
 
 def _data(held: bytes) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -29,7 +29,7 @@ class Payload:
 
     url: str
     media: str | None
-    data: bytes | None
+    data: bytes | None = field(repr=False)
     changes: tuple[str, ...] = ()
     answered_as: str | None = None
     counted: bool = False

@@ -14,13 +14,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sensorium import __version__, egress, fetch
 from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
-from sensorium.exchange import JSON
+from sensorium.exchange import JSON, PIECE
 from sensorium.routing import falqueue, inline, nvcf, pictures
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
 from sensorium.wire import anthropic
 
+SHORTEST_KEY = 12  # characters of a key that is starred out of answers; a shorter one may occur in any bytes by chance
 KEPT = (
     *("content-type", "content-length", "content-encoding", "cache-control", "x-accel-buffering", "deprecation", "sunset"),
     *("retry-after", "nvcf-reqid", "nvcf-status", "x-sensorium-caption", "x-sensorium-ignored", "x-sensorium-scope"),
@@ -120,7 +121,7 @@ class Upstream:
         )
         try:
             response = await (session or self._session).request(
-                method, sent.url, data=sent.data, headers=said, timeout=wait, allow_redirects=False
+                method, sent.url, data=_sent(sent.data), headers=said, timeout=wait, allow_redirects=False
             )
         except TimeoutError:
             raise DeadlineExceeded(f"{route.provider.name} did not answer in time") from None
@@ -132,10 +133,12 @@ class Upstream:
         async def close() -> None:
             response.close()
 
-        kept = _kept(response, nvcf.KEPT if nvcf.spoken(route) else ())
+        key = said.get("x-api-key") or said.get("authorization", "").partition(" ")[2]
+        key = key if len(key) >= SHORTEST_KEY else ""
+        kept = {name: text.replace(key, "*" * len(key)) if key else text for name, text in _kept(response, route).items()}
         if sent.answered_as is not None and response.status == 200:
             kept["content-type"] = sent.answered_as
-        return Reply(response.status, kept, _chunks(response, route), close, route, changes=sent.changes)
+        return Reply(response.status, kept, _chunks(response, route, key.encode()), close, route, changes=sent.changes)
 
     async def close(self) -> None:
         """Send what is left to be cancelled, then close every connection."""
@@ -183,6 +186,8 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     }
     if sent.media is not None:
         said["content-type"] = sent.media
+    if sent.data is not None:
+        said["content-length"] = str(len(sent.data))
     key = route.provider.credential.reveal()
     if theirs:
         said = {"anthropic-version": anthropic.VERSION, **said} | ({"x-api-key": key} if key else {})
@@ -191,7 +196,19 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
     return said
 
 
-def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, str]:
+def _sent(data: bytes | None) -> bytes | AsyncIterator[bytes | memoryview] | None:
+    """A body as it is, a large one in pieces: whole, what the socket does not take at once would be copied."""
+    return data if data is None or len(data) <= PIECE else _pieces(data)
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes | memoryview]:
+    view = memoryview(data)
+    for at in range(0, len(data), PIECE):
+        yield view[at : at + PIECE]
+
+
+def _kept(response: aiohttp.ClientResponse, route: Route) -> dict[str, str]:
+    more = nvcf.KEPT if nvcf.spoken(route) else ()
     lowered = {name.lower(): text for name, text in response.headers.items()}
     kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIXES)}
     theirs = next((lowered[name] for name in UPSTREAM_IDS if name in lowered), None)
@@ -200,10 +217,11 @@ def _kept(response: aiohttp.ClientResponse, more: tuple[str, ...]) -> dict[str, 
     return kept
 
 
-async def _chunks(response: aiohttp.ClientResponse, route: Route) -> AsyncIterator[bytes]:
+async def _chunks(response: aiohttp.ClientResponse, route: Route, key: bytes) -> AsyncIterator[bytes]:
+    """The body as it comes, save that the key, which a service may repeat when it complains, is starred out in its own length."""
     try:
         async for chunk in response.content.iter_any():
-            yield chunk
+            yield chunk.replace(key, b"*" * len(key)) if key else chunk
     except TimeoutError:
         raise DeadlineExceeded(f"{route.provider.name} stopped sending in the middle of its reply") from None
     except aiohttp.ClientError as error:

@@ -17,6 +17,8 @@ from sensorium.egress import PORTS, Target
 from sensorium.errors import AddressRefused
 from sensorium.store.secret import InvalidSecret
 
+SHORTEST = 12  # characters of a value that is looked for among hosts: a shorter one may be part of a name by chance
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
@@ -53,8 +55,11 @@ def binding(entry: str) -> Binding:
     return Binding(found.scheme, found.host, found.port, below)
 
 
-def bindings(entries: Iterable[str]) -> tuple[str, ...]:
-    """Entries in their one spelling, sorted, none twice. Raises InvalidSecret."""
+def bindings(entries: Iterable[str], value: str = "") -> tuple[str, ...]:
+    """Entries in their one spelling, sorted, none twice. Raises InvalidSecret, also when the secret's `value` was written among them."""
+    entries = tuple(entries)
+    if len(value) >= SHORTEST and any(value.lower() in entry.lower() for entry in entries):
+        raise InvalidSecret("the value itself stands among the hosts, which are no secret; name where it may be sent", param="hosts")
     return tuple(sorted({str(binding(entry)) for entry in entries}))
 
 

@@ -121,7 +121,7 @@ class Vault:
         """
         check_name(name)
         check_value(value)
-        listed = hosts.bindings(bound)
+        listed = hosts.bindings(bound, value)
         with self._database.exclusive():
             key = self._in_force()
             record = self._load(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ class Part:
     """One field of a form: its name, its bytes, and for a file its name and media type."""
 
     name: str
-    data: bytes | memoryview
+    data: bytes | memoryview = dataclasses.field(repr=False)
     filename: str | None = None
     media: str | None = None
 

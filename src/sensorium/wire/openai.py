@@ -44,10 +44,11 @@ def model_name(found: Members) -> str:
 
 
 def checked_name(name: str) -> str:
-    """The name stripped, or InvalidModel: it may hold letters, digits and `. _ - : / @ +`, and no `..`."""
+    """The name stripped, or InvalidModel: it may hold letters, digits and `. _ - : / @ +`, no `..`, and no part that is empty or a dot."""
     name = name.strip() or "*"
     plain = all(c.isascii() and (c.isalnum() or c in "._-:/@+") for c in name)
-    if name != "*" and (not plain or ".." in name or "//" in name or len(name) > MODEL_NAME_CAP):
+    parted = all(part.strip(".") for part in name.split("/"))  # it may become the end of a provider's path
+    if name != "*" and not (plain and parted and ".." not in name and len(name) <= MODEL_NAME_CAP):
         raise InvalidModel(f"{name[:80]!r} is not a model name; ask GET /v1/models for the names served here", param="model")
     return name
 

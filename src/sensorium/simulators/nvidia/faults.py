@@ -31,6 +31,7 @@ STAGES: dict[str, Stage] = {
     "zip": "result",  # a 302 to a zip with extra files, where the route runs in compatibility mode
     "hostile-zip": "result",  # the same, with a path that climbs out of its folder
     "garbage": "spoil",
+    "empty": "spoil",  # a good status, and nothing after it
     "malformed-json": "spoil",
     "stream-error": "spoil",
     "no-done": "spoil",  # the stream ends without its last frame
@@ -137,6 +138,8 @@ def spoiled(kind: str, reply: Reply, draw: random.Random) -> Reply:
     """What a spoiling fault makes of an answer. The transport stays whole."""
     if kind == "garbage":
         return replace(reply, body=draw.randbytes(GARBAGE_BYTES), frames=())
+    if kind == "empty":
+        return replace(reply, body=b"", frames=())
     middle = len(reply.frames) // 2
     if kind == "malformed-json" and reply.frames:
         torn = reply.frames[middle][: len(reply.frames[middle]) // 2] + b"\n\n"
