@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8789
 VLM_MINUTES ?= 130
-VLM_PAIRS_MINUTES ?= 30
+VLM_MORE_MINUTES ?= 42
 FLOW_MINUTES ?= 80
 
 VENV := .venv
@@ -48,16 +48,25 @@ train: $(VENV)/.with-oracles ## make the shipped weights again from nothing, res
 	@$(PY) -m training.judge_train
 	@$(PY) -m training.vlm_train --minutes $(VLM_MINUTES) --out training/out/vlm
 	@$(PY) -m training.export training/out/vlm/vlm.pt training/out/scenes-vlm
-	@$(PY) -m training.vlm_train --minutes $(VLM_PAIRS_MINUTES) --out training/out/vlm-pairs --start training/out/scenes-vlm \
+	@$(PY) -m training.vlm_train --minutes $(VLM_MORE_MINUTES) --out training/out/vlm-pairs --start training/out/scenes-vlm \
 	  --tower-share 0 --pairs 0.4 --noise 0.7 --boost 1.5 --probes 12 --muon-lr 1.2e-3 --adam-lr 1e-3 --seed 2
-	@$(PY) -m training.export training/out/vlm-pairs/vlm.pt src/sensorium/models/scenes-vlm
+	@$(PY) -m training.export training/out/vlm-pairs/vlm.pt training/out/scenes-vlm-pairs
+	@$(PY) -m training.vlm_train --minutes $(VLM_MORE_MINUTES) --out training/out/vlm-told --start training/out/scenes-vlm-pairs \
+	  --tower-share 0 --pairs 0.3 --signs 0.17 --descriptions 0.35 --noise 0.9 --boost 1 --probes 8 --muon-lr 1.2e-3 --adam-lr 1e-3 \
+	  --dense-weight 0.12 --question-weight 0.1 --seed 21
+	@$(PY) -m training.export training/out/vlm-told/vlm.pt training/out/scenes-vlm-told
+	@$(PY) -m training.vlm_train --minutes $(VLM_MORE_MINUTES) --out training/out/vlm-twins --start training/out/scenes-vlm-told \
+	  --tower-share 0 --pairs 0.25 --signs 0.25 --twins 0.12 --descriptions 0.15 --noise 0.8 --boost 2 --probes 16 \
+	  --muon-lr 1.1e-3 --adam-lr 9e-4 --dense-weight 0.2 --question-weight 0.1 --seed 22
+	@$(PY) -m training.export training/out/vlm-twins/vlm.pt src/sensorium/models/scenes-vlm --earlier training/out/vlm-told/vlm.pt
 	@$(PY) -m training.evaluate vlm --n 2000 --held-out --save training/out/vlm.json
-	@$(PY) -m training.export training/out/vlm-pairs/vlm.pt src/sensorium/models/scenes-vlm --measured training/out/vlm.json
+	@$(PY) -m training.export training/out/vlm-twins/vlm.pt src/sensorium/models/scenes-vlm --earlier training/out/vlm-told/vlm.pt \
+	  --measured training/out/vlm.json
 	@$(PY) -m training.flow_train --minutes $(FLOW_MINUTES) --out training/out/flow
 	@$(PY) -m training.flow_export training/out/flow/checkpoint.pt src/sensorium/models/scenes-flow
 	@$(PY) -m training.evaluate flow --n 500 --held-out --save training/out/flow.json
 	@$(PY) -m training.flow_export training/out/flow/checkpoint.pt src/sensorium/models/scenes-flow --measured training/out/flow.json
-	@$(PY) -m training.report --vlm training/out/vlm.json --vlm-log training/out/vlm/log.jsonl training/out/vlm-pairs/log.jsonl \
+	@$(PY) -m training.report --vlm training/out/vlm.json --vlm-log $(foreach run,vlm vlm-pairs vlm-told vlm-twins,training/out/$(run)/log.jsonl) \
 	  --flow training/out/flow.json --flow-log training/out/flow/log.jsonl
 
 train-smoke: $(VENV)/.with-oracles ## a training of a few steps from end to end, in under a minute (installs torch)

@@ -55,10 +55,16 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def averaged(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """(the averaged weights by official name, the config, what training took in all) of a scenes-vlm training checkpoint."""
+def averaged(checkpoint: Path, earlier: Path | None = None, share: float = 0.0) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """(the averaged weights by official name, the config, what training took in all) of a scenes-vlm training checkpoint.
+
+    `share` of the weights is that of an `earlier` checkpoint, with which this run began: between the two lies a better model than either
+    (weight averaging, Wortsman and others, 2022, arXiv 2203.05482).
+    """
     state = torch.load(checkpoint, weights_only=True)
     flat = state["optimiser"]["ema"]
+    if earlier is not None:
+        flat = torch.lerp(flat, torch.load(earlier, weights_only=True)["optimiser"]["ema"], share)
     prefix = "model."
     weights = {
         name.removeprefix(prefix): flat[start:end].view(shape)
@@ -70,10 +76,12 @@ def averaged(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[
     return weights, state["config"], {name: value + before[name] for name, value in run.items()}
 
 
-def export_vlm(checkpoint: Path, folder: Path, *, plain: bool = False, measured: Path | None = None) -> int:
+def export_vlm(
+    checkpoint: Path, folder: Path, *, plain: bool = False, measured: Path | None = None, earlier: Path | None = None, share: float = 0.0
+) -> int:
     """Write the scenes-vlm folder; the size of its weights in bytes. Raises ValueError when `measured` is about other weights; the card
-    then carries no figures."""
-    weights, config, facts = averaged(checkpoint)
+    then carries no figures. `earlier` and `share` are as in `averaged`."""
+    weights, config, facts = averaged(checkpoint, earlier, share)
     folder.mkdir(parents=True, exist_ok=True)
     size = write_tensors(weights, folder / "model.safetensors", plain=plain)
     write_json(config, folder / "config.json")
@@ -98,9 +106,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="model folder to write")
     parser.add_argument("--float", action="store_true", dest="plain", help="plain float32 instead of int8 rows")
     parser.add_argument("--measured", type=Path, metavar="FILE", help="what `training.evaluate vlm --save FILE` wrote about these weights")
+    parser.add_argument("--earlier", type=Path, metavar="CHECKPOINT", help="vlm.pt of the run before, to be averaged with")
+    parser.add_argument("--share", type=float, default=0.3, help="its share of the weights")
     options = parser.parse_args()
+    more = {"earlier": options.earlier, "share": options.share}
     try:
-        size = export_vlm(options.checkpoint, options.folder, plain=options.plain, measured=options.measured)
+        size = export_vlm(options.checkpoint, options.folder, plain=options.plain, measured=options.measured, **more)
     except ValueError as error:
         parser.error(str(error))
     print(f"{options.folder}: {size / 1e6:.2f} MB of weights")

@@ -2,8 +2,9 @@
 
     python -m training.report --vlm-log runs/vlm/log.jsonl --flow-log runs/flow/log.jsonl --vlm vlm.json --flow flow.json
 
-Several logs of one model may follow each other. The evaluations are what `training.evaluate --save` wrote about the shipped weights;
-pictures are drawn again from them. Prose is in report_template.md. It does not judge and does not train.
+Several logs of one model may follow each other; what is shown of a run is kept in report/, so that earlier logs may be gone. The
+evaluations are what `training.evaluate --save` wrote about the shipped weights; pictures are drawn again from them. Prose is in
+report_template.md. It does not judge and does not train.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def runs(lines: Sequence[Line]) -> list[list[Line]]:
     return [run for run in found if sum(progress(line) is not None for line in run) >= FEW]
 
 
-def curve(run: Sequence[Line], keys: Sequence[str]) -> str:
+def curve(run: Sequence[Line], keys: Sequence[str]) -> list[list[str]]:
     """What the log says at fixed fractions of a run."""
     told = [(place, line) for line in run if (place := progress(line)) is not None]
     rows: list[list[str]] = []
@@ -81,35 +82,41 @@ def curve(run: Sequence[Line], keys: Sequence[str]) -> str:
         cells = [shown(reached[-1].get(key)) for key in keys] if reached else []
         if cells and (not rows or rows[-1][1:] != cells):
             rows.append([f"{goal:g}", *cells])
-    return table(["fraction", *keys], rows)
+    return rows
 
 
-def run_table(found: Sequence[Sequence[Line]]) -> str:
-    """One row per run."""
-    rows = []
-    for number, run in enumerate(found, 1):
-        last = next(line for line in reversed(run) if progress(line) is not None)
-        seconds = float(last["s"] if "s" in last else last["seconds"])
-        rows.append([number, f"{last['step']:,}", f"{seconds / 60:.0f}", f"{100 * (progress(last) or 0):.0f} %"])
-    return table(["run", "steps at its end", "minutes", "of its schedule"], rows)
-
-
-def looks(lines: Sequence[Line]) -> str:
-    """How much was right on held-out scenes while the last run went on, by its own quick look."""
+def looks(lines: Sequence[Line]) -> list[list[str]]:
+    """[step, share right] on held-out scenes while a run went on, by its own quick look."""
     seen = [(line["step"], line["exact"]["all"]) for line in lines if line.get("held")]
     seen += [(line["step"], line["sheet_measured_right"]) for line in lines if "sheet_measured_right" in line]
     places = sorted({round(i * (len(seen) - 1) / max(1, LOOKS - 1)) for i in range(LOOKS)}) if seen else []
-    rows = [["right, quick look", *(f"{100 * seen[place][1]:.0f} %" for place in places)]]
-    return table(["step", *(f"{seen[place][0]:,}" for place in places)], rows) if seen else "No quick looks were logged."
+    return [[f"{seen[place][0]:,}", f"{100 * seen[place][1]:.0f} %"] for place in places]
 
 
-def history(logs: Sequence[Path], keys: Sequence[str]) -> dict[str, str]:
-    """Runs, curve and looks of one model's logs. Raises ValueError when they hold no run."""
+def condensed(run: Sequence[Line], keys: Sequence[str]) -> Line:
+    """What is kept of a run: its end (steps, minutes, share of its schedule), its curve and its looks."""
+    last = next(line for line in reversed(run) if progress(line) is not None)
+    seconds = float(last["s"] if "s" in last else last["seconds"])
+    end = [f"{last['step']:,}", f"{seconds / 60:.0f}", f"{100 * (progress(last) or 0):.0f} %"]
+    return {"end": end, "curve": curve(run, keys), "looks": looks(run)}
+
+
+def history(kept: Path, logs: Sequence[Path], keys: Sequence[str]) -> dict[str, str]:
+    """Runs, curve and looks of one model: those in `kept`, to which the runs of `logs` are added. Raises ValueError when there is none."""
     lines = [json.loads(text) for log in logs for text in log.read_text("utf-8").splitlines()]
-    found = runs(lines)
-    if not found:
-        raise ValueError(f"{logs[-1]}: no run of at least {FEW} lines; give the log.jsonl of a training run")
-    return {"runs": run_table(found), "curve": curve(found[-1], keys), "looks": looks(found[-1])}
+    known: list[Line] = json.loads(kept.read_text("utf-8")) if kept.exists() else []
+    known += [run for run in (condensed(run, keys) for run in runs(lines)) if run not in known]
+    if not known:
+        raise ValueError(f"no run of at least {FEW} lines is known; give the log.jsonl of a training run")
+    kept.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+    last = known[-1]
+    steps, shares = zip(*last["looks"], strict=True) if last["looks"] else ((), ())
+    ends = [[number, *run["end"]] for number, run in enumerate(known, 1)]
+    return {
+        "runs": table(["run", "steps at its end", "minutes", "of its schedule"], ends),
+        "curve": table(["fraction", *keys], last["curve"]),
+        "looks": table(["step", *steps], [["right, quick look", *shares]]) if steps else "No quick looks were logged.",
+    }
 
 
 def percent(value: Sequence[int]) -> list[str]:
@@ -245,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("vlm", "flow"):
-        parser.add_argument(f"--{name}-log", type=Path, nargs="+", required=True, help="log.jsonl of its runs, oldest first")
+        parser.add_argument(f"--{name}-log", type=Path, nargs="*", default=(), help="log.jsonl of new runs, oldest first")
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"what `training.evaluate {name} --save` wrote")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of scenes-vlm and scenes-flow")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of REPORT.md and report/")
@@ -264,7 +271,7 @@ def write(options: argparse.Namespace) -> None:
     for name, keys, tables in (("vlm", VLM_KEYS, vlm_tables), ("flow", FLOW_KEYS, flow_tables)):
         folder = options.models / f"scenes-{name}"
         saved = read_measured(getattr(options, name), folder)
-        told = history(getattr(options, f"{name}_log"), keys) | tables(saved)
+        told = history(pictures / f"{name}_runs.json", getattr(options, f"{name}_log"), keys) | tables(saved)
         told["failures"] = vlm_pictures(saved, pictures) if name == "vlm" else flow_pictures(saved, folder, pictures)
         parts |= {name: model_facts(folder, saved), f"{name}_eval": saved} | {f"{name}_{part}": text for part, text in told.items()}
     parts["flow_first"] = min(FIRST, parts["flow_eval"]["n"])
