@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sensorium import app
 from sensorium.settings import load
 from sensorium.store.vault import Vault
-from tests.api.hubs import Hub, LazyUpstream
+from tests.api.hubs import Hub, LazyUpstream, living
 from tests.serving import serving
 from tests.simulators.site import CUBE, HELLO, SETTINGS, Site, running
 from tests.store.vaults import opened
@@ -31,14 +30,8 @@ def hub(folder: Path) -> Iterator[tuple[Hub, Site, Vault]]:
         file = folder / "hub.toml"
         file.write_text(OWN_KEY.format(site=f"http://{site.address}"), "utf-8")
         upstream = LazyUpstream()
-        router = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault).router
-
-        async def living(scope: Any, receive: Any, send: Any) -> None:
-            await router(scope, receive, send)
-            if scope["type"] == "lifespan":
-                await upstream.close()
-
-        with serving(living) as base:
+        built = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault)
+        with serving(living(built.router, built.jobs, upstream)) as base:
             made = Hub(base, [])
             try:
                 yield made, site, vault

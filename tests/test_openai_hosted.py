@@ -23,7 +23,7 @@ from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.settings import load
 from sensorium.simulators.sound import riff, tone
-from tests.api.hubs import LazyUpstream
+from tests.api.hubs import LazyUpstream, living
 from tests.serving import serving
 from tests.simulators.site import KEY, PARAKEET, SETTINGS, Site, running
 from tests.store.vaults import opened
@@ -50,14 +50,10 @@ def hosted(folder: Path, text: str = LISTED) -> Iterator[tuple[str, Site]]:
         upstream = LazyUpstream(now, sleep)
         parts = Parts(upstream.send, lambda record: None, Health(now), now, sleep)
         dispatch = Dispatch(app.catalog(configured, None, vault), parts)
-        router = doors.router(configured, dispatch, dict, app.queue(configured, dispatch, vault.database, folder))
-
-        async def closing(scope: Any, receive: Any, send: Any) -> None:
-            await router(scope, receive, send)
-            if scope["type"] == "lifespan":
-                await upstream.close()
-
-        with serving(closing) as base:
+        jobs = app.queue(configured, dispatch, vault.database, folder)
+        status: Any = SimpleNamespace(live=SimpleNamespace(current=configured, reloaded=None), report=None)
+        router = doors.router(configured, dispatch, dict, jobs, doors.Operators(vault, status))
+        with serving(living(router, jobs, upstream)) as base:
             yield f"{base}/v1", site
 
 

@@ -97,7 +97,7 @@ def test_a_refused_key_takes_the_provider_out_before_anybody_calls_and_a_new_one
         found = bench.prober.found(route)
         assert found is not None and found.detail == "403 auth: Authorization failed; replace the key nvidia-key"
         condition = bench.health.condition(route)
-        assert (condition.state, condition.reason, key.refused) == ("out", "Authorization failed", [1])
+        assert (condition.state, condition.reason, key.refused) == ("out", "it refused the hub's key", [1])
         bench.now += AGAIN_S
         assert await bench.look(route) == []  # it is known to be refused: asking again cannot help
         key.replace(KEY)

@@ -186,7 +186,8 @@ def test_the_file_says_where_calls_go_that_wish_nothing(vault: Vault) -> None:
         asked.append(route.provider.name)
         raise Unavailable("down")
 
-    with serving(app.build(settings, None, send, vault).router) as base:
+    at = settings.model_copy(update={"server": settings.server.model_copy(update={"data_dir": vault.database.path.parent})})
+    with serving(app.build(at, None, send, vault).router) as base:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         assert Hub(base, []).json("POST", "/v1/chat/completions", body)[0] == 503
     assert asked == ["box", "router.chat"]

@@ -173,7 +173,7 @@ for name in $secrets; do
 done
 MAC_API_TOKEN=$("$PYTHON" -c 'import secrets; print(secrets.token_urlsafe())')
 export MAC_API_TOKEN
-start hub serve --settings hub.toml --port 0 --require chat,image,audio,video,embeddings
+start hub serve --settings hub.toml --port 0
 export MAC_HUB_URL=$address
 
 call vision

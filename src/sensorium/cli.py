@@ -127,6 +127,7 @@ def calls(
         print(json.dumps(told, indent=2) if as_json else cli_calls.table(told))
 
 
+@app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print the hub's answer as it is.")] = False,
 ) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sensorium import app, doors
+from sensorium.api.router import Router
+from sensorium.jobs.dispatcher import Jobs
 from sensorium.routing.call import Record, Route, Where
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
@@ -112,6 +114,27 @@ def settings(provider: str, full: bool = False, **server: Any) -> Settings:
     )
 
 
+def living(router: Router, jobs: Jobs, upstream: LazyUpstream) -> Any:
+    """The hub as an app whose queue runs while it is served, and whose connections are closed at the end."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await router(scope, receive, send)
+            return
+        working = asyncio.create_task(jobs.run())
+
+        async def at_last(message: Any) -> None:
+            if message["type"] == "lifespan.shutdown.complete":
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+                await upstream.close()
+            await send(message)
+
+        await router(scope, receive, at_last)
+
+    return app
+
+
 @contextmanager
 def over(
     routes: Iterable[Route],
@@ -131,22 +154,7 @@ def over(
         jobs = app.queue(configured, dispatch, database, Path(folder))
         router = doors.router(configured, dispatch, dict, jobs)
 
-        async def living(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] != "lifespan":
-                await router(scope, receive, send)
-                return
-            working = asyncio.create_task(jobs.run())
-
-            async def at_last(message: Any) -> None:
-                if message["type"] == "lifespan.shutdown.complete":
-                    working.cancel()
-                    await asyncio.gather(working, return_exceptions=True)
-                    await sending.close()
-                await send(message)
-
-            await router(scope, receive, at_last)
-
-        with serving(living) as base:
+        with serving(living(router, jobs, sending)) as base:
             hub = Hub(base, records)
             try:
                 yield hub

@@ -137,9 +137,10 @@ def test_a_stream_that_breaks_ends_with_an_error_event(relay: Hub, model: str, w
     eventually(lambda: [record.outcome for record in relay.records] == ["failed"])
 
 
-def test_a_providers_error_inside_its_stream_goes_on_as_it_came(relay: Hub) -> None:
+def test_a_providers_error_inside_its_stream_keeps_its_class(relay: Hub) -> None:
     *_, last = told(ask(relay, {**HELLO, "model": "torn", "stream": True})[2])
-    assert last == {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    assert (last["type"], last["error"]["type"]) == ("error", "overloaded_error")
+    assert "Overloaded" in last["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sensorium import app
 from sensorium.settings import Settings
 from sensorium.store.calls import Calls
 from sensorium.store.database import Database, StoreUnavailable
-from tests.api.hubs import MODELS, Hub, LazyUpstream, Scripted
+from tests.api.hubs import MODELS, Hub, LazyUpstream, Scripted, living
 from tests.serving import serving
 from tests.simulators.site import KEY, MAGPIE, eventually, running
 from tests.store.vaults import every_byte, opened
@@ -53,14 +53,9 @@ def recorded(configured: Settings, folder: Path) -> Iterator[tuple[Hub, Calls]]:
     upstream = LazyUpstream()
     with opened(folder) as vault, closing(Database(folder)) as database:
         calls = Calls(database, keep_s=1e6, keep=100_000)
-        router = app.build(configured, None, upstream.send, vault, calls=calls).router
-
-        async def stopping(scope: Any, receive: Any, send: Any) -> None:
-            await router(scope, receive, send)
-            if scope["type"] == "lifespan":
-                await upstream.close()
-
-        with serving(stopping) as base:
+        at = configured.model_copy(update={"server": configured.server.model_copy(update={"data_dir": folder})})
+        built = app.build(at, None, upstream.send, vault, calls=calls)
+        with serving(living(built.router, built.jobs, upstream)) as base:
             hub = Hub(base, [])
             try:
                 yield hub, calls
@@ -127,11 +122,12 @@ def test_an_error_of_the_provider_is_one_record(hub: tuple[Hub, Calls], model: s
     assert [(one["provider"], one["status"], one["message"]) for one in call["attempts"]] == [("talk", status, "refused on purpose")]
 
 
-def test_what_never_reaches_a_route_is_no_call(hub: tuple[Hub, Calls]) -> None:
-    for method, path, body in (("POST", CHAT, ask("no-such-model")), ("POST", CHAT, b"{"), ("GET", "/nowhere", None), ("GET", CHAT, None)):
+def test_what_cannot_be_read_is_no_call_and_what_nobody_serves_is_a_refused_one(hub: tuple[Hub, Calls]) -> None:
+    for method, path, body in (("POST", CHAT, b"{"), ("GET", "/nowhere", None), ("GET", CHAT, None)):
         assert hub[0].json(method, path, body)[0] in (400, 404, 405)
-    hub[0].call("POST", CHAT, ask())
-    assert only(hub[0])["status"] == 200
+    assert hub[0].json("POST", CHAT, ask("no-such-model"))[0] == 404
+    call = only(hub[0])
+    assert (call["status"], call["outcome"], call["provider"], call["attempts"]) == (404, "refused", None, [])
 
 
 def test_a_stream_that_is_cut_has_failed(hub: tuple[Hub, Calls]) -> None:

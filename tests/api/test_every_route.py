@@ -24,7 +24,7 @@ from sensorium.api.router import Entry, Router
 from sensorium.errors import Unavailable
 from sensorium.settings import Settings, load
 from sensorium.store.calls import Calls
-from tests.api.hubs import LazyUpstream
+from tests.api.hubs import LazyUpstream, living
 from tests.serving import serving
 from tests.store.vaults import opened
 
@@ -55,8 +55,12 @@ kind = "openai"
 base_url = "{at}/v1"
 models = [{{ id = "ranker", modality = "rerank" }}]
 """
-BELOW = {"/v1/models/*": "a-model", "/v1/secrets/*": "a-secret"}  # what may follow a prefix; elsewhere a model's name
-UNREAD = ("/v1/audio/*",)  # a catch-all that answers 404 whatever the body
+BELOW = {
+    "/v1/models/*": "a-model",
+    "/v1/secrets/*": "a-secret",
+    "/v1/media/*": "image.generate",
+}  # what may follow a prefix; elsewhere a model's name
+UNREAD = ("/v1/audio/*", "/v1/settings/reload")  # a catch-all that answers 404 whatever the body, and a call that has none
 FORMS = ("/v1/audio/transcriptions", "/v1/audio/translations")
 
 
@@ -128,17 +132,12 @@ def place(folder: Path, broken: bool = False) -> Iterator[Place]:
         file = folder / "hub.toml"
         file.write_text(SETTINGS.format(at=at, cap=CAP), "utf-8")
         settings = load(file, {"MAC_API_TOKEN": TOKEN}, data_dir=folder)
-        router = app.build(settings, None, upstream.send, vault, calls=Calls(vault.database, 1e6, 1000)).router
+        built = app.build(settings, None, upstream.send, vault, calls=Calls(vault.database, 1e6, 1000))
+        router = built.router
         if broken:
             entries = [replace(entry, handler=panics) for entry in router.entries]
             router = Router(entries, Auth(TOKEN), doors.render, CAP)
-
-        async def closing(scope: Any, receive: Any, send: Any) -> None:
-            await router(scope, receive, send)
-            if scope["type"] == "lifespan":
-                await upstream.close()
-
-        with serving(closing) as base:
+        with serving(living(router, built.jobs, upstream)) as base:
             yield Place(base.removeprefix("http://"), provider, router)
 
 

@@ -71,7 +71,7 @@ def test_an_empty_picture_goes_to_the_next_and_a_large_one_stays_as_it_is() -> N
     with between(lambda at: image("org/m", at), empty, drawn) as hub:
         reply, raw = hub.call("POST", "/v1/genai/org/m", {"prompt": "x"})
     assert (raw, reply.getheader("x-sensorium-source")) == (PICTURE, "p1")
-    assert "without a picture" in (reply.getheader("x-sensorium-passed-over") or "")
+    assert "no picture" in (reply.getheader("x-sensorium-passed-over") or "")
 
 
 def test_audio_of_no_bytes_goes_to_the_next() -> None:

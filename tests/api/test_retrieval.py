@@ -110,7 +110,7 @@ def test_an_answer_without_rankings_is_a_failure(body: bytes) -> None:
     program.body = body
     with serving(program) as base, hubs.over([nvidia("rerank", provider(base), "m")]) as hub:
         status, answer = hub.json("POST", "/v1/rerank", {**RANK, "model": "m"})
-        assert (status, answer["error"]["code"]) == (502, "transport" if body == b"x" else "upstream_failed")
+        assert (status, answer["error"]["code"]) == (502, "empty_result" if body == b"x" else "upstream_failed")
 
 
 def test_completions_and_responses_are_relayed(client: openai.OpenAI) -> None:

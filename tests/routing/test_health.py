@@ -149,7 +149,7 @@ def test_a_refusal_tells_since_when_and_a_new_key_ends_it() -> None:
     known, route = Health(time), chat("good", at)
     _failed(known, "good", Failure("auth", 401, "no"), at=at)
     time.now = 5.0
-    assert known.condition(route) == Condition("out", "no", 5.0, None, "auth", 5.0, None)
+    assert known.condition(route) == Condition("out", "it refused the hub's key", 5.0, None, "auth", 5.0, None)
     version[0] = 2
     assert known.condition(route).state == "open"
 

@@ -77,15 +77,16 @@ def test_a_picture_goes_on_once_it_has_begun() -> None:
 
 
 @pytest.mark.parametrize(
-    ("route", "pieces", "headers"),
+    ("route", "pieces", "headers", "read"),
     [
-        (SPEAKS, [b"RIFF", b"sound", b"more"], WAV),
-        (DRAWS, [b"\x89PNG", b"pixels"], {"content-type": "image/png"}),
-        (TALKS, [b'{"choices"', b": []}"], JSON),
+        (SPEAKS, [b"RIFF....WAVE", b"sound", b"more"], WAV, 1),
+        (DRAWS, [b"\x89PNG\r\n\x1a\n....", b"pixels"], {"content-type": "image/png"}, 1),
+        (TALKS, [b'{"choices"', b": []}"], JSON, 2),
+        (TALKS, [b'{"choices": "' + b"x" * 70_000, b'"}'], JSON, 1),
     ],
 )
-def test_what_streams_goes_on_with_its_first_byte(route: Route, pieces: list[bytes], headers: dict[str, str]) -> None:
-    assert Arriving(route, *pieces, headers=headers).opened() == (1, None, b"".join(pieces))
+def test_what_is_long_goes_on_with_its_beginning(route: Route, pieces: list[bytes], headers: dict[str, str], read: int) -> None:
+    assert Arriving(route, *pieces, headers=headers).opened() == (read, None, b"".join(pieces))
 
 
 def test_json_without_end_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,6 @@ def test_json_without_end_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("route", "body", "changes"),
     [
-        (TALKS, b"", {}),
         (nvidia("transcribe", AT), b'{"text": ""}', {}),
         (SPEAKS, b'{"en-US": {"voices": []}}', {"method": "GET"}),
         (DRAWS, b'{"artifacts": []}', {"method": "GET"}),

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import msgspec
 
-from sensorium.errors import UpstreamFailed
+from sensorium.errors import UpstreamFailed, UpstreamRefused
 from sensorium.routing.call import Call, Reply
 from sensorium.wire import answers, anthropic, emptiness
 from sensorium.wire.failure import Failure, understand
@@ -126,7 +126,7 @@ async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
 
 
 async def _watched(chunks: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
-    """The stream up to an error event in its middle, which is raised as UpstreamFailed: cleaned, and a failure for the record."""
+    """The stream up to an error event in its middle, which is raised as UpstreamRefused: cleaned, and a failure for the record."""
     rest = b""  # of an event whose end has not come
     async for chunk in chunks:
         text = rest + chunk
@@ -137,7 +137,8 @@ async def _watched(chunks: AsyncIterator[bytes], name: str) -> AsyncIterator[byt
                 failure = _error_event(_data(frame + b"\n\n") or b"")
                 if failure is not None:
                     yield chunk[: max(0, before - len(rest))]
-                    raise UpstreamFailed(f"{name} broke off its answer: {failure.message or 'without a reason'}")
+                    said = f"{name} broke off its answer: {failure.message or 'without a reason'}"
+                    raise UpstreamRefused(said, status=failure.status, code=UpstreamFailed.code, source=name)
                 before += len(frame) + len(mark)
         yield chunk
         rest = text.rpartition(mark)[2][-ERROR_BODY:]
