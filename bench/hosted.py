@@ -15,7 +15,6 @@ import collections
 import json
 import os
 import random
-import re
 import socket
 import statistics
 import subprocess
@@ -125,7 +124,7 @@ def measured(calls: int, concurrency: int, faults: float, probes: int) -> tuple[
         for kind, share in FAULTS.items():
             order(site, "POST", {"kind": kind, "rate": share * faults, "key": FAULTY})
         tally, middle_mb, took = asyncio.run(driven(url, pid, calls, concurrency))
-        end_mb, once = resident_mb(pid), recorded_once(Path(folder), calls)
+        end_mb, once = resident_mb(pid), recorded_once(url, calls)
         order(site, "DELETE", None)
         added = asyncio.run(added_ms(url, site, probes))
     milliseconds = sorted(1000 * one for one in tally.seconds)
@@ -219,15 +218,26 @@ def whole(kind: str, raw: bytes) -> bool:
         return False
 
 
-def recorded_once(folder: Path, calls: int) -> int:
+def recorded_once(url: str, calls: int) -> int:
     """How many of the calls have exactly one record; waits until there are as many records as calls."""
-    line, give_up = re.compile(r" call (bench-\d+) by "), time.monotonic() + 20
+    give_up = time.monotonic() + 20
     while True:
-        text = "".join(file.read_text("utf-8", "replace") for file in sorted(folder.glob("hub.log*")))
-        counts = collections.Counter(line.findall(text))
+        counts = collections.Counter(id for id in recorded(url) if id.startswith("bench-"))
         if counts.total() >= calls or time.monotonic() > give_up:
             return sum(count == 1 for count in counts.values())
-        time.sleep(0.05)
+        time.sleep(0.2)
+
+
+def recorded(url: str) -> Iterator[str]:
+    """The ids of all calls that the hub has a record of, the newest first."""
+    opener, before = urllib.request.build_opener(urllib.request.ProxyHandler({})), ""
+    while True:
+        with opener.open(f"{url}/v1/calls?limit=1000{before}", timeout=60) as reply:
+            page = json.load(reply)["data"]
+        if not page:
+            return
+        yield from (call["id"] for call in page)
+        before = f"&before={page[-1]['number']}"
 
 
 async def added_ms(url: str, site: str, probes: int) -> float:

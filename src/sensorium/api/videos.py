@@ -25,9 +25,7 @@ STATUS: Final[dict[State, Literal["queued", "in_progress", "completed", "failed"
     State.RUNNING: "in_progress",
     State.SUCCEEDED: "completed",
     State.FAILED: "failed",
-    State.CANCELLED: "failed",
 }
-ENDED: Final = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
 class NotReady(BadRequest):
@@ -80,7 +78,7 @@ class VideosDoor:
 
     async def _content(self, visit: Visit, name: str) -> None:
         request = await self._known(visit, name)
-        if request.state not in ENDED:
+        if not request.done:
             raise NotReady(f"{name} is {STATUS[request.state]}", hint=f"ask GET /v1/videos/{name} until it is completed")
         body, headers = await answered(self._jobs, request)
         film = await asyncio.to_thread(video.embedded, body)

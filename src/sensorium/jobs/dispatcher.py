@@ -67,6 +67,7 @@ class Jobs:
             event = self._ended.setdefault(request.id, asyncio.Event())
             now = await asyncio.to_thread(self.requests.of, request.caller, request.id)
             if now.done:
+                self._tell(request.id)
                 return now
             await event.wait()
 
@@ -132,9 +133,16 @@ class Jobs:
         try:
             reply = await self._dispatch(call)
             data, told = await self._keep[call.modality](reply)
-        except SensoriumError as error:
-            origin.end(error.status, len(body), 0)
-            return State.FAILED, _told(error)
+        except Exception as error:  # the outermost line of a run: whatever it ends in is what its caller is told
+            known = (
+                error
+                if isinstance(error, SensoriumError)
+                else SensoriumError(f"the hub failed on this request; its log names it {call.id}")
+            )
+            if known is not error:
+                log.error("request %s failed: %s", call.id, type(error).__name__)
+            origin.end(known.status, len(body), 0)
+            return State.FAILED, _told(known)
         origin.end(200, len(body), len(data))
         await asyncio.to_thread(self.results.put, request.id, request.attempt, data)
         return State.SUCCEEDED, told

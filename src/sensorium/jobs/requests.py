@@ -23,9 +23,9 @@ _COLUMNS = "seq, id, caller, call, state, attempt, told, created_at, claimed_at,
 
 
 class State(IntEnum):
-    """Where a request stands. The last three are never left."""
+    """Where a request stands. The last two are never left; a cancelled one is gone."""
 
-    QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = range(5)
+    QUEUED, RUNNING, SUCCEEDED, FAILED = range(4)
 
 
 class UnknownRequest(NotFound):

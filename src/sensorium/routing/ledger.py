@@ -68,7 +68,7 @@ class Ledger:
             began=self._now() - (self._clock() - began),
             caller=origin.caller or call.caller,
             door=origin.door or call.operation.partition("?")[0],
-            asked=origin.asked or call.model,
+            asked=call.model,
             model=main.route.answers if main.route and main.route.answers != ANY_MODEL else None,
             provider=main.route.provider.name if main.route else None,
             modality=call.modality,

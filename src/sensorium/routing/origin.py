@@ -35,15 +35,14 @@ _NAME = re.compile(r"(?!nvapi-|sk-)[!-~]+")
 class Origin:
     """A request: its id, the door's path, the caller's name, and `attribution`, names of what it is for, by the keys of HEADERS.
 
-    `asked` is the model that it named, where its calls name others. `ended` is told once when the request is over and has made calls,
-    with its status (0: the caller left before an answer began) and the bytes that came and went.
+    `ended` is told once when the request is over and has made calls, with its status (0: the caller left before an answer began) and the
+    bytes that came and went.
     """
 
     id: str
     attribution: dict[str, str] = field(default_factory=dict)
     door: str = ""
     caller: str = ""
-    asked: str | None = None
     records: list[tuple[Record, float]] = field(default_factory=list)
     ended: Callable[[Origin, int, int, int], None] | None = None
     over: bool = False

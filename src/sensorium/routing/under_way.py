@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.dispatch import Send
+from sensorium.routing.health import Place, place_of
 
 
 class UnderWay:
@@ -14,11 +15,11 @@ class UnderWay:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._counts: Counter[Place] = Counter()
 
     async def __call__(self, call: Call, route: Route) -> Reply:
         """The reply of `send`."""
-        self._counts[_place(route)] += 1
+        self._counts[place_of(route)] += 1
         try:
             reply = await self._send(call, route)
         except BaseException:
@@ -40,13 +41,9 @@ class UnderWay:
         mine = route.provider.name, route.modality
         if route.open:
             return sum(count for (provider, _, modality), count in self._counts.items() if (provider, modality) == mine)
-        return self._counts[_place(route)]
+        return self._counts[place_of(route)]
 
     def _left(self, route: Route) -> None:
-        self._counts[_place(route)] -= 1
-        if not self._counts[_place(route)]:
-            del self._counts[_place(route)]
-
-
-def _place(route: Route) -> tuple[str, str, str]:
-    return route.provider.name, route.upstream, route.modality
+        self._counts[place_of(route)] -= 1
+        if not self._counts[place_of(route)]:
+            del self._counts[place_of(route)]

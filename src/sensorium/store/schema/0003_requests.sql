@@ -1,5 +1,5 @@
 -- Calls that outlive a connection. One row is both the record and the place in the queue. Times are UTC, in seconds.
--- state: 0 queued, 1 running, 2 succeeded, 3 failed, 4 cancelled. Every write about a running request names its attempt, so that a
+-- state: 0 queued, 1 running, 2 succeeded, 3 failed. Every write about a running request names its attempt, so that a
 -- run that was given up cannot overwrite a later one.
 
 CREATE TABLE requests (
