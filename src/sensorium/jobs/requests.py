@@ -150,6 +150,6 @@ def _request(row: Any) -> Request:
 
 
 def _new_id(now: float) -> str:
-    """A UUID of version 7 (RFC 9562), without dashes: ids sort by their time."""
+    """A UUID of version 7 (RFC 9562), without dashes: ids sort by their time, to the millisecond."""
     value = int(now * 1000) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | int.from_bytes(os.urandom(8)) >> 2
     return f"{value:032x}"
