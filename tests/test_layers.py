@@ -27,7 +27,7 @@ ORDER = (
         "jobs",
         "api",
     ),
-    *("providers", "overview", "probe", "live", "status", "doors", "app", "client"),
+    *("providers", "overview", "probe", "live", "status", "metrics", "doors", "app", "client"),
     *("cli_outcome", "cli_calls", "cli_secret", "cli_doctor", "cli_import", "cli_set", "cli_status", "cli_provider", "cli_setup", "cli"),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
@@ -49,6 +49,7 @@ ONLY_IN = {
     ),
     ("sqlite3", "psycopg", "asyncpg"): ("store/",),
     ("cryptography",): ("store/sealing.py",),
+    ("prometheus_client",): ("metrics.py",),
     ("os.environ", "os.getenv"): ("settings.py", "cli.py"),
     ("sensorium.routing.plan.plan",): ("routing/",),  # a door asks its dispatch, which knows where the caller lets the call go
 }

@@ -27,6 +27,7 @@ from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.requests import Requests
 from sensorium.jobs.results import Results
 from sensorium.live import Change, LiveSettings, Source
+from sensorium.metrics import Counted, Metrics
 from sensorium.overview import overview
 from sensorium.probe import AT_START_S, Prober
 from sensorium.routing import shipped
@@ -125,7 +126,13 @@ def build(
     `source` is where its settings come from; finished calls go into `calls`, without it only into the log.
     """
     under_way, health, clock = UnderWay(send), Health(time.monotonic), time.monotonic
-    recorded = Ledger(calls, record).record if calls else record
+    counted = Counted()
+
+    def ended(done: Record) -> None:
+        counted.record(done)
+        record(done)
+
+    recorded = Ledger(calls, ended).record if calls else ended
     dispatch = Dispatch(catalog(settings, engine, vault), Parts(under_way, recorded, health, clock), settings.router.order)
     prober = Prober(send, health, clock)
 
@@ -138,7 +145,9 @@ def build(
     engines = [engine] if engine else []
     status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, engines, clock, clock())
     jobs = queue(settings, dispatch, vault.database, settings.data_dir)
-    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, Operators(vault, status, calls))
+    metrics = Metrics(counted, status, dispatch.waiting, jobs.requests, calls)
+    behind = Operators(vault, status, calls, metrics)
+    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, behind)
     return Hub(whole, dispatch, prober, status, jobs)
 
 

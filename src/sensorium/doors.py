@@ -11,6 +11,7 @@ from sensorium.api.auth import Auth
 from sensorium.api.calls import CallsDoor
 from sensorium.api.health import HealthDoor
 from sensorium.api.media import MediaDoor
+from sensorium.api.metrics import MetricsDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
 from sensorium.api.router import Entry, Router
@@ -20,6 +21,7 @@ from sensorium.api.video import VideoDoor
 from sensorium.api.videos import VideosDoor
 from sensorium.exchange import Render
 from sensorium.jobs.dispatcher import Jobs
+from sensorium.metrics import Metrics
 from sensorium.routing.dispatch import Dispatch
 from sensorium.settings import Settings
 from sensorium.status import Status
@@ -33,11 +35,12 @@ ANTHROPIC_PATH = "/v1/messages"
 
 @dataclass(frozen=True, slots=True)
 class Operators:
-    """What the operator's doors open on. Without `calls` there are no records to read."""
+    """What the operator's doors open on. Without `calls` there are no records to read, without `metrics` no counters."""
 
     vault: Vault
     status: Status
     calls: Calls | None = None
+    metrics: Metrics | None = None
 
 
 def router(
@@ -52,7 +55,7 @@ def router(
         Entry("POST", "/v1/media/*", MediaDoor(dispatch, audio, jobs).call, openai.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
-        *(_operators(operators) if operators is not None else ()),
+        *(_operators(operators, settings.server.public_metrics) if operators is not None else ()),
     ]
     return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
 
@@ -106,7 +109,7 @@ def _nvidia(dispatch: Dispatch, audio: AudioDoor, jobs: Jobs) -> list[Entry]:
     ]
 
 
-def _operators(behind: Operators) -> list[Entry]:
+def _operators(behind: Operators, public: bool) -> list[Entry]:
     live = behind.status.live
     secrets = SecretsDoor(behind.vault, lambda name: live.current.hosts_of(name))
     operation = StatusDoor(behind.status.report, live.reloaded)
@@ -118,6 +121,9 @@ def _operators(behind: Operators) -> list[Entry]:
         Entry("PUT", "/v1/secrets/*", secrets.put, openai.error),
         Entry("DELETE", "/v1/secrets/*", secrets.remove, openai.error),
     ]
+    if behind.metrics is not None:
+        metrics = MetricsDoor(behind.metrics.text, public)
+        entries.append(Entry("GET", "/metrics", metrics.scrape, openai.error, public))
     if behind.calls is None:
         return entries
     past = CallsDoor(behind.calls)

@@ -116,6 +116,7 @@ class Server(Section):
     probe_at_start: bool = Field(
         default=True, description="try every provider once after the start, and again when it or its key is changed"
     )
+    public_metrics: bool = Field(default=False, description="let `GET /metrics` be read without the token, by whoever reaches the hub")
     allow_egress: tuple[HostPort, ...] = Field(default=(), description="private addresses that image URLs may name, as `HOST:PORT`")
 
 

@@ -21,7 +21,7 @@ DOORS = (
     ("POST /v1/video/<org>/<model>", "film", "NVIDIA genai"),
     ("POST /v1/media/<operation>", "all of these", ""),
     ("GET  /v1/models", "what there is", "OpenAI"),
-    ("GET  /v1/status, /healthz, /readyz", "state", ""),
+    ("GET  /v1/status, /metrics, /healthz, /readyz", "state", ""),
 )
 
 

@@ -116,7 +116,7 @@ class Place:
 
 def entries_of() -> tuple[Entry, ...]:
     """Every entry of the hub's own router, with nothing behind it."""
-    operators = doors.Operators(Mock(), Mock(), Mock())
+    operators = doors.Operators(Mock(), Mock(), Mock(), Mock())
     return doors.router(Settings(), Mock(), dict, Mock(), operators).entries
 
 

@@ -31,6 +31,16 @@ def test_first_come_first_served_each_once(requests: Requests) -> None:
     assert requests.claim(3) == []
 
 
+def test_those_that_wait_and_run_are_told_apart(requests: Requests) -> None:
+    assert requests.standing() == (0, 0)
+    for _ in range(3):
+        requests.submit("a", CALL, b"{}")
+    ((running, _),) = requests.claim(1)
+    assert (requests.standing(), requests.waiting()) == ((2, 1), 3)
+    requests.finish(running, State.SUCCEEDED, {})
+    assert (requests.standing(), requests.waiting()) == ((2, 0), 2)
+
+
 def test_a_late_run_cannot_overwrite(requests: Requests) -> None:
     requests.submit("a", CALL, b"{}")
     ((early, _),) = requests.claim(1)

@@ -141,7 +141,13 @@ class Requests:
 
     def waiting(self) -> int:
         """How many requests wait or run."""
-        return int(self._database.read("SELECT count(*) FROM requests WHERE state < 2")[0][0])
+        return sum(self.standing())
+
+    def standing(self) -> tuple[int, int]:
+        """How many requests wait, and how many run."""
+        counts = (f"(SELECT count(*) FROM requests WHERE state = {state:d})" for state in (State.QUEUED, State.RUNNING))
+        queued, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
+        return int(queued), int(running)
 
 
 def _request(row: Any) -> Request:

@@ -84,6 +84,10 @@ class Dispatch:
         """The call under the hub's order and its request's terms, as it can be kept for later. Raises Forbidden as `laid_on` does."""
         return laid_on(call, self.order, self._parts.clock())
 
+    def waiting(self) -> dict[str, int]:
+        """How many calls wait for their turn, by provider."""
+        return self._turns.waiting()
+
     def _record(self, walk: Walk, route: Route | None, status: int, outcome: str, began: float) -> None:
         self._parts.record(Record(walk.call, route, status, outcome, 0.0, self._parts.clock() - began, 0, walk.all_attempts()))
 

@@ -62,6 +62,10 @@ class Turns:
                 del self._lines[name]
                 line.close()
 
+    def waiting(self) -> dict[str, int]:
+        """How many calls wait, by provider; those before which nobody waits are left out."""
+        return {name: line.waiting for name, line in self._lines.items()}
+
 
 class Line:
     """Those who wait for one provider, by caller; the caller at the front has the next turn. `waiting` is how many they are."""

@@ -43,6 +43,13 @@ class UnderWay:
             return sum(count for (provider, _, modality), count in self._counts.items() if (provider, modality) == mine)
         return self._counts[place_of(route)]
 
+    def by_provider(self) -> Counter[str]:
+        """How many calls are under way, by provider; those with none are left out."""
+        counts: Counter[str] = Counter()
+        for (provider, _, _), count in self._counts.items():
+            counts[provider] += count
+        return counts
+
     def _left(self, route: Route) -> None:
         self._counts[place_of(route)] -= 1
         if not self._counts[place_of(route)]:
