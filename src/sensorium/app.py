@@ -154,6 +154,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         _log_to(settings.data_dir)
         database = Database(settings.data_dir)
         stopping.callback(database.close)
+        database.keep_hubs_off()
         vault = Vault(database, keeper(settings))
         stopping.callback(_flush, vault)
         _beside(stopping, vault.keep_audit())
