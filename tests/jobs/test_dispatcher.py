@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,7 @@ def over(
     prepare: Callable[[Jobs], None] = lambda jobs: None,
     send: Callable[[Call, Route], Awaitable[Reply]] = drawn,
     record: Callable[[Record], None] = lambda record: None,
+    now: Callable[[], float] = time.time,
 ) -> None:
     """Do `work` beside a queue that runs, `prepare`d before its start."""
 
@@ -56,7 +60,7 @@ def over(
     async def beside() -> None:
         dispatch = Dispatch(Catalog([nvidia("video", provider("http://nowhere"))]), Parts(send, record, Health(lambda: 0.0), lambda: 0.0))
         with closing(Database(folder)) as database:
-            jobs = Jobs(dispatch, Requests(database), Results(folder), {"video": kept}, at_once=1, kept_s=60.0, sleep=instantly)
+            jobs = Jobs(dispatch, Requests(database, now), Results(folder), {"video": kept}, at_once=1, kept_s=1e6, sleep=instantly)
             prepare(jobs)
             loop = asyncio.create_task(jobs.run())
             try:
@@ -131,3 +135,12 @@ def test_a_run_that_is_ended_leaves_its_record(tmp_path: Path) -> None:
 
     over(tmp_path, work, send=never, record=record)
     assert told == [("call-1", 0)]
+
+
+def test_a_deadline_counts_from_the_submission_on(tmp_path: Path) -> None:
+    async def work(jobs: Jobs) -> None:
+        for deadline_s, state in ((50.0, State.FAILED), (1e6, State.SUCCEEDED)):
+            assert (await jobs.ended(await jobs.submit(replace(CALL, deadline_s=deadline_s)))).state is state
+
+    seconds = count(0.0, 100.0)
+    over(tmp_path, work, now=lambda: next(seconds))

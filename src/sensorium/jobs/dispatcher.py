@@ -140,6 +140,8 @@ class Jobs:
     async def _answered(self, request: Request, body: bytes) -> tuple[State, dict[str, Any]]:
         described = {name: request.call[name] for name in _KEPT}
         described |= {name: tuple(described[name]) for name in ("dialects", "changes")}
+        if described["deadline_s"] is not None:  # it counts from the submission on
+            described["deadline_s"] -= (request.claimed_at or request.created_at) - request.created_at
         call = Call(**described, members=jsonbody.members(body), caller=request.caller)
         origin = Origin(call.id, request.call.get("attribution", {}), request.call.get("door", ""), request.caller)
         ORIGIN.set(origin)  # of this task alone
