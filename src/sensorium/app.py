@@ -136,8 +136,8 @@ def build(
 
     live = LiveSettings(settings, source, take_over, time.time)
     engines = [engine] if engine else []
-    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, engines, clock, clock())
     jobs = queue(settings, dispatch, vault.database, settings.data_dir)
+    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs.requests, engines, clock, clock())
     whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, Operators(vault, status, calls))
     return Hub(whole, dispatch, prober, status, jobs)
 

@@ -141,7 +141,13 @@ class Requests:
 
     def waiting(self) -> int:
         """How many requests wait or run."""
-        return int(self._database.read("SELECT count(*) FROM requests WHERE state < 2")[0][0])
+        return sum(self.standing())
+
+    def standing(self) -> tuple[int, int]:
+        """How many requests wait, and how many run."""
+        one = "(SELECT count(*) FROM requests WHERE state = {})"
+        ((queued, running),) = self._database.read(f"SELECT {one.format(0)}, {one.format(1)}")
+        return queued, running
 
 
 def _request(row: Any) -> Request:
