@@ -1,4 +1,4 @@
-"""The state of a running hub, as `GET /v1/status` shows it: settings, data folder, modalities, routes, jobs, engines. Reading changes nothing.
+"""The state of a running hub, as `GET /v1/status` shows it: settings, data, modalities, routes, jobs, engines. Reading changes nothing.
 
 No key, no prompt, and of addresses only what reasons name.
 """
