@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,15 @@ def test_a_taken_port_is_told_in_one_line(hub: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "another program listens there; choose another with --port" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_second_hub_on_one_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as first:
+        first.keep_hubs_off()
+        command = hub_command(tmp_path, 0)
+        done = subprocess.run(command, env=hub_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"sensorium: {tmp_path}: another hub runs on this folder; stop it, or use another server.data_dir\n"
 
 
 def test_a_hub_that_misses_a_required_modality_does_not_start(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ TOLD: dict[str, Any] = {
     "version": "9.9",
     "uptime_s": 7500.0,
     "data": {"ok": False, "problem": "the hub's database cannot be read", "free_bytes": None},
+    "jobs": {"waiting": 2, "running": 1},
     "settings": {"file": "hub.toml", "loaded_at": 0, "problems": ["router.chat.prot: unknown key"], "needs_restart": ["server.port"]},
     "modalities": {"image": {"on": True, "detail": "any name at router.image", "trouble": ["other: no key"]}},
     "routes": [ROUTE, {**ROUTE, "state": "open", "reason": None, "model": "m", "tried": {"state": "fails", "detail": "403 auth"}}],
@@ -31,6 +32,7 @@ def test_the_table_says_what_is_wrong_where() -> None:
     for said in (
         "sensorium 9.9, up 2.1 h",
         "data      the hub's database cannot be read",
+        "jobs      2 waiting, 1 running",
         "settings  hub.toml, in force since 1970-01-01 00:00:00 UTC",
         "not taken over: router.chat.prot: unknown key",
         "wait for a restart: server.port",

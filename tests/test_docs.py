@@ -20,6 +20,8 @@ from tests.hub_process import ROOT, hub_environment
 
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+CODE = re.compile(r"\bcode(?:, status(?:, retryable)?(?:, kind)?)? ?= ?\"([a-z_]+)\"")
+SOURCE = ROOT / "src" / "sensorium"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNNABLE = [page for page in PAGES if FENCE.search(page.read_text("utf-8"))]
 
@@ -66,3 +68,18 @@ def test_the_readme_names_every_command() -> None:
     for command in ("serve", "see", "draw", "models"):
         assert f"sensorium {command}" in readme
         assert f"sensorium {command}" in page
+
+
+def test_every_error_that_a_caller_may_meet_is_on_a_page() -> None:
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    files = [file for part in ("errors.py", "api", "jobs", "routing", "wire", "store") for file in _sources(SOURCE / part)]
+    codes = {code for file in files for code in CODE.findall(file.read_text("utf-8"))} - {
+        "client_closed",
+        "secret_unusable",
+    }  # nobody reads it; a base class
+    codes -= {"client_closed", "secret_unusable"}  # nobody is there to read it; only a base class has it
+    assert [code for code in sorted(codes) if f"`{code}`" not in pages] == []
+
+
+def _sources(place: Path) -> list[Path]:
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]

@@ -143,8 +143,8 @@ def build(
 
     live = LiveSettings(settings, source, take_over, time.time)
     engines = [engine] if engine else []
-    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, engines, clock, clock())
     jobs = queue(settings, dispatch, vault.database, settings.data_dir)
+    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs.requests, engines, clock, clock())
     metrics = Metrics(counted, status, dispatch.waiting, jobs.requests, calls)
     behind = Operators(vault, status, calls, metrics)
     whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, behind)
@@ -163,6 +163,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         _log_to(settings.data_dir)
         database = Database(settings.data_dir)
         stopping.callback(database.close)
+        database.keep_hubs_off()
         vault = Vault(database, keeper(settings))
         stopping.callback(_flush, vault)
         _beside(stopping, vault.keep_audit())

@@ -22,6 +22,8 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
     at = datetime.fromtimestamp(settings["loaded_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     yield f"sensorium {told['version']}, up {_time(told['uptime_s'])}"
     yield f"data      {'ok' if data['ok'] else data['problem']}{free}"
+    if any(told["jobs"].values()):
+        yield f"jobs      {told['jobs']['waiting']} waiting, {told['jobs']['running']} running"
     yield f"settings  {settings['file'] or 'no file'}, in force since {at}"
     yield from (f"          not taken over: {problem}" for problem in settings["problems"])
     if settings["needs_restart"]:

@@ -1,4 +1,4 @@
-"""The state of a running hub, as `GET /v1/status` shows it: settings, data folder, modalities, routes, engines. Reading it changes nothing.
+"""The state of a running hub, as `GET /v1/status` shows it: settings, data, modalities, routes, jobs, engines. Reading changes nothing.
 
 No key, no prompt, and of addresses only what reasons name.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sensorium import __version__
+from sensorium.jobs.requests import Requests
 from sensorium.live import LiveSettings
 from sensorium.overview import Standing, standings
 from sensorium.probe import Prober
@@ -48,6 +49,7 @@ class Status:
     prober: Prober
     live: LiveSettings
     database: Database
+    queue: Requests
     engines: Sequence[Engine]
     clock: Callable[[], float]
     began: float
@@ -79,6 +81,7 @@ class Status:
             },
             "modalities": {one.name: {"on": one.on, "detail": one.said, "trouble": one.trouble} for one in self.standings()},
             "routes": [self._route(route) for route in self._routes()],
+            "jobs": _jobs(self.queue),
             "engines": {one.name: {"state": one.state, "restarts": one.restarts, "problems": one.problems} for one in self.engines},
         }
 
@@ -127,6 +130,15 @@ def _shown(condition: Condition) -> dict[str, Any]:
 
 def _rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 1)
+
+
+def _jobs(queue: Requests) -> Mapping[str, int | None]:
+    """How many requests of the queue wait and run; None while the database cannot be read."""
+    try:
+        waiting, running = queue.standing()
+    except StoreUnavailable:
+        return {"waiting": None, "running": None}
+    return {"waiting": waiting, "running": running}
 
 
 def _data(database: Database) -> Mapping[str, Any]:

@@ -21,6 +21,8 @@ from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
 from sensorium.settings import Settings
 from sensorium.store.database import Database
+from sensorium.wire import multipart
+from sensorium.wire.multipart import Part
 from tests.serving import serving
 
 MODELS = ("good", "slow", "cut", "odd", "refuse-401", "refuse-503")
@@ -54,6 +56,11 @@ class Scripted:
         await send({"type": "http.response.body", "body": self.body[20:]})
 
 
+def form_of(raw: bytes) -> list[Part]:
+    """The parts of a form that this hub built; its boundary stands in its first line."""
+    return multipart.parse(raw, f"multipart/form-data; boundary={raw[2:34].decode()}")
+
+
 class Hub:
     """Calls a hub at `base` with the standard library's client; `records` fills as calls end."""
 
@@ -78,6 +85,10 @@ class Hub:
         raw = reply.read()
         self._open.pop().close()
         return reply, raw
+
+    def form(self, path: str, *parts: Part) -> tuple[HTTPResponse, bytes]:
+        media, body = multipart.build(parts)
+        return self.call("POST", path, body, {"content-type": media})
 
     def json(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         reply, raw = self.call(method, path, body, headers)

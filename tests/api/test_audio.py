@@ -17,10 +17,9 @@ import pytest
 from sensorium.routing.call import Route
 from sensorium.settings import Settings
 from sensorium.simulators.sound import riff, tone
-from sensorium.wire import multipart
 from sensorium.wire.multipart import Part
 from tests.api import hubs
-from tests.api.hubs import Hub, Scripted
+from tests.api.hubs import Hub, Scripted, form_of
 from tests.routing.hosted import nvidia, provider
 from tests.serving import serving
 from tests.simulators.site import KEY, MAGPIE, PARAKEET, Site, eventually
@@ -58,11 +57,6 @@ def client(hub: Hub) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def sent(hub: Hub, path: str, *parts: Part) -> tuple[Any, bytes]:
-    media, body = multipart.build(parts)
-    return hub.call("POST", path, body, {"content-type": media})
-
-
 def refused(got: tuple[Any, bytes]) -> tuple[int, str, str]:
     """Status, code and message with hint of an error; `detail` must be the message."""
     told = json.loads(got[1])
@@ -79,14 +73,14 @@ def samples(data: bytes) -> tuple[int, int]:
 def test_the_seeds_transcription_line(hub: Hub) -> None:
     file = Part("file", WAV, "clip.wav", "application/octet-stream")
     for parts in ([file, Part("model", b"parakeet")], [Part("model", b"parakeet"), file]):
-        reply, body = sent(hub, ASR, *parts)
+        reply, body = hub.form(ASR, *parts)
         assert (reply.status, json.loads(body)["text"][: len(HEARD)]) == (200, HEARD)
         assert reply.getheader(CHANGED) == "model parakeet dropped: this upstream serves one model; language en-US added"
         assert (reply.getheader("x-sensorium-source"), reply.getheader("x-sensorium-model")) == ("hears", "parakeet")
 
 
 def test_a_form_without_a_model_needs_none(hub: Hub) -> None:
-    reply, body = sent(hub, ASR, Part("file", WAV, "a.wav"), Part("language", b"en-US"), Part("response_format", b"text"))
+    reply, body = hub.form(ASR, Part("file", WAV, "a.wav"), Part("language", b"en-US"), Part("response_format", b"text"))
     assert (reply.status, body.decode()[: len(HEARD)]) == (200, HEARD)
     assert reply.getheader("content-type") == "text/plain; charset=utf-8"
     assert reply.getheader(CHANGED) is reply.getheader("x-sensorium-model") is None
@@ -101,7 +95,7 @@ def test_the_seeds_synthesis_line_is_a_wave_file(hub: Hub) -> None:
 
 def test_a_callers_own_form_is_sent_as_it_is(hub: Hub) -> None:
     fields = {"text": "hello", "language": "en-US", "voice": ARIA, "sample_rate_hz": "8000", "encoding": "LINEAR_PCM"}
-    reply, body = sent(hub, SAY, *(Part(name, text.encode()) for name, text in fields.items()))
+    reply, body = hub.form(SAY, *(Part(name, text.encode()) for name, text in fields.items()))
     assert (reply.status, samples(body)[0], reply.getheader(CHANGED)) == (200, 8000, None)
 
 
@@ -113,7 +107,7 @@ def test_pcm_comes_piece_by_piece(hub: Hub) -> None:
 
 def test_what_was_said_is_heard(hub: Hub) -> None:
     _, said = hub.call("POST", SAY, {"text": "hello there, all of you", "voice": "aria", "sample_rate_hz": 16000})
-    _, heard = sent(hub, ASR, Part("file", said, "a.wav"))
+    _, heard = hub.form(ASR, Part("file", said, "a.wav"))
     assert json.loads(heard)["text"].startswith("a sound of 1.38 seconds")
 
 
@@ -136,7 +130,7 @@ def test_voices_are_listed(hub: Hub) -> None:
 @pytest.mark.parametrize("form", [False, True])
 def test_an_unknown_voice_gets_near_names(hub: Hub, form: bool) -> None:
     parts = (Part("text", b"hi"), Part("voice", b"Arja"))
-    got = sent(hub, SAY, *parts) if form else hub.call("POST", SAY, {"text": "hi", "voice": "Arja"})
+    got = hub.form(SAY, *parts) if form else hub.call("POST", SAY, {"text": "hi", "voice": "Arja"})
     status, code, told = refused(got)
     assert (status, code, ARIA in told) == (400, "unknown_voice", True)
 
@@ -160,7 +154,7 @@ def test_forms_that_are_refused(
     hub: Hub, parts: tuple[Part, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    got, _, told = refused(sent(hub, ASR, *parts))
+    got, _, told = refused(hub.form(ASR, *parts))
     assert (got, said in told) == (status, True), told
 
 
@@ -174,7 +168,7 @@ def test_bodies_that_are_no_form(hub: Hub, body: bytes, media: str, said: str) -
 
 
 def test_a_newline_in_a_value_never_reaches_a_header(hub: Hub) -> None:
-    reply, _ = sent(hub, ASR, Part("file", WAV, "a.wav"), Part("model", b"m"), Part("language", b"en_us\r\nset-cookie: a"))
+    reply, _ = hub.form(ASR, Part("file", WAV, "a.wav"), Part("model", b"m"), Part("language", b"en_us\r\nset-cookie: a"))
     assert reply.getheader("set-cookie") is None
 
 
@@ -216,13 +210,13 @@ def test_without_a_provider_the_setting_is_named(path: str) -> None:
 def test_what_one_service_lacks_does_not_take_it_out(hub: Hub) -> None:
     """Parakeet cannot translate; it still transcribes."""
     for _ in range(2):
-        assert sent(hub, "/v1/audio/translations", Part("file", WAV, "a.wav"))[0].status == 404
-    assert sent(hub, ASR, Part("file", WAV, "a.wav"))[0].status == 200
+        assert hub.form("/v1/audio/translations", Part("file", WAV, "a.wav"))[0].status == 404
+    assert hub.form(ASR, Part("file", WAV, "a.wav"))[0].status == 200
 
 
 def test_a_refused_key_is_the_hubs_own_trouble(site: Site) -> None:
     with hubs.over(routes(site, "nvapi-wrong")) as hub:
-        for got in (sent(hub, ASR, Part("file", WAV, "a.wav")), hub.call("POST", SAY, {"text": "hi"})):
+        for got in (hub.form(ASR, Part("file", WAV, "a.wav")), hub.call("POST", SAY, {"text": "hi"})):
             status, code, told = refused(got)
             assert (status, code, "Authentication failed" in told) == (401, "upstream_key_rejected", True)
 
@@ -230,7 +224,7 @@ def test_a_refused_key_is_the_hubs_own_trouble(site: Site) -> None:
 def test_a_form_fails_over_with_its_body(site: Site) -> None:
     dead = nvidia("transcribe", provider("http://127.0.0.1:9/v1", "dead"))
     with hubs.over([dead, *routes(site)]) as hub:
-        reply, body = sent(hub, ASR, Part("file", WAV, "a.wav"))
+        reply, body = hub.form(ASR, Part("file", WAV, "a.wav"))
         assert (reply.status, json.loads(body)["text"][: len(HEARD)]) == (200, HEARD)
         eventually(lambda: bool(hub.records))
         assert [attempt.route.provider.name for attempt in hub.records[-1].attempts] == ["dead"]
@@ -243,10 +237,10 @@ def test_a_provider_of_openais_dialect_gets_the_form_as_it_came() -> None:
     with serving(program) as base:
         named = replace(nvidia("transcribe", provider(f"{base}/v1"), "any", "openai"), upstream="their-asr")
         with hubs.over([named]) as hub:
-            reply, body = sent(hub, ASR, *parts)
+            reply, body = hub.form(ASR, *parts)
     assert (reply.status, body, reply.getheader(CHANGED)) == (200, program.body, None)
     raw = program.asked[0][1]
-    got = multipart.parse(raw, f"multipart/form-data; boundary={raw[2:34].decode()}")
+    got = form_of(raw)
     assert [(p.name, bytes(p.data), p.filename, p.media) for p in got] == [
         (p.name, b"their-asr" if p.name == "model" else p.data, p.filename, p.media) for p in parts
     ]
@@ -264,7 +258,7 @@ def test_a_good_status_without_sound_is_a_failure(body: bytes, media: bytes) -> 
 def test_a_form_over_the_cap_is_refused_with_both_sizes(site: Site) -> None:
     small = Settings.model_validate({"server": {"max_body_bytes": 2048}})
     with hubs.over(routes(site), small) as hub:
-        status, code, told = refused(sent(hub, ASR, Part("file", WAV, "a.wav")))
+        status, code, told = refused(hub.form(ASR, Part("file", WAV, "a.wav")))
         assert (status, code, "2048" in told) == (413, "body_too_large", True)
 
 
@@ -301,12 +295,12 @@ def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_other_formats_become_wav_where_ffmpeg_is(hub: Hub, head: bytes, media: str) -> None:
-    reply, body = sent(hub, ASR, Part("file", head + bytes(100), "clip"))
+    reply, body = hub.form(ASR, Part("file", head + bytes(100), "clip"))
     assert (reply.status, json.loads(body)["text"][: len(HEARD)]) == (200, HEARD)
     assert f"file made from {media} into audio/wav, 16000 Hz mono" in (reply.getheader(CHANGED) or "")
 
 
 @pytest.mark.usefixtures("ffmpeg")
 def test_sound_that_ffmpeg_cannot_read(hub: Hub) -> None:
-    status, _, told = refused(sent(hub, ASR, Part("file", b"ID3\x04 damaged", "a.mp3")))
+    status, _, told = refused(hub.form(ASR, Part("file", b"ID3\x04 damaged", "a.mp3")))
     assert (status, "cannot be read" in told) == (422, True)

@@ -17,7 +17,7 @@ from sensorium.routing.call import Route
 from sensorium.wire import multipart
 from sensorium.wire.multipart import Part
 from tests.api import hubs
-from tests.api.hubs import Hub, Scripted
+from tests.api.hubs import Hub, Scripted, form_of
 from tests.routing.hosted import image, provider
 from tests.serving import serving
 from tests.simulators.site import AI, KEY, Site, eventually
@@ -73,8 +73,7 @@ def drawn(reply: Any) -> list[bytes]:
 
 
 def sent(hub: Hub, *parts: Part, path: str = EDITS) -> tuple[Any, Any]:
-    media, body = multipart.build(parts)
-    reply, raw = hub.call("POST", path, body, {"content-type": media})
+    reply, raw = hub.form(path, *parts)
     return reply, json.loads(raw)
 
 
@@ -121,7 +120,7 @@ def test_a_form_reaches_openais_dialect_as_it_came() -> None:
             reply, body = hub.call("POST", f"{EDITS}?api-version=1", form, {"content-type": media})
     assert (reply.status, body, reply.getheader(CHANGED), program.asked[0][0]) == (200, program.body, None, b"api-version=1")
     raw = program.asked[0][1]
-    got = multipart.parse(raw, f"multipart/form-data; boundary={raw[2:34].decode()}")
+    got = form_of(raw)
     assert [(p.name, bytes(p.data), p.filename, p.media) for p in got] == [
         (p.name, b"their-name" if p.name == "model" else p.data, p.filename, p.media) for p in parts
     ]

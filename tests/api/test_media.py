@@ -15,9 +15,9 @@ from PIL import Image
 
 from sensorium.routing.call import Provider, Route
 from sensorium.simulators.sound import riff, tone
-from sensorium.wire import dataurl, multipart
+from sensorium.wire import dataurl
 from tests.api import hubs
-from tests.api.hubs import Hub, Scripted
+from tests.api.hubs import Hub, Scripted, form_of
 from tests.routing.hosted import chat, image, nvidia, provider
 from tests.serving import serving
 from tests.simulators.site import AI, INTEGRATE, KEY, MAGPIE, PARAKEET, Site, eventually
@@ -262,7 +262,7 @@ def test_speech_of_openais_dialect() -> None:
             hub.records.clear()
             program.body, program.media = b'{"text": "a b"}', b"application/json"
             heard, _ = made(hub, "audio.asr", {"audio": base64.b64encode(WAV).decode(), "language": "en"})
-    form = multipart.parse(program.asked[1][1], f"multipart/form-data; boundary={program.asked[1][1][2:34].decode()}")
+    form = form_of(program.asked[1][1])
     assert [(part.name, part.filename) for part in form] == [("file", "audio.wav"), ("language", None), ("model", None)]
     assert (bytes(form[0].data), form[2].text(), heard) == (WAV, "their-own", {"text": "a b", "provider": "theirs", "model": "any"})
 

@@ -26,7 +26,9 @@ def requests(tmp_path: Path) -> Iterator[Requests]:
 
 def test_first_come_first_served_each_once(requests: Requests) -> None:
     made = [requests.submit("a", CALL, b"%d" % number).id for number in range(5)]
-    first, second = requests.claim(3), requests.claim(3)
+    first = requests.claim(3)
+    assert requests.standing() == (2, 3)
+    second = requests.claim(3)
     assert [(request.id, body) for request, body in first + second] == list(zip(made, [b"0", b"1", b"2", b"3", b"4"], strict=True))
     assert requests.claim(3) == []
 

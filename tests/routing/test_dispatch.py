@@ -14,6 +14,7 @@ from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.store.secret import SecretMissing
+from sensorium.wire import jsonbody
 from tests.routing import virtual_time
 from tests.routing.hosted import call, chat, image, provider
 
@@ -562,3 +563,41 @@ def test_a_refusal_keeps_the_providers_name_for_the_call() -> None:
     with pytest.raises(UpstreamRefused) as refused:
         dispatched(Transport(Said(b"", status=429, **limits)), ONE)
     assert refused.value.headers == {"x-upstream-request-id": "theirs", "x-ratelimit-remaining": "0"}
+
+
+def test_a_translated_reply_is_bound_by_the_deadline_while_it_is_read() -> None:
+    records, closed = list[Record](), list[Route]()
+
+    async def sent(call: Call, route: Route) -> Reply:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b'{"choices": [{"message": {"content": "' + b"x" * 70_000
+            await asyncio.sleep(3600)
+
+        async def close() -> None:
+            closed.append(route)
+
+        return Reply(200, {"content-type": "application/json"}, chunks(), close, route)
+
+    async def main() -> float:
+        dispatch = Dispatch(Catalog([ONE]), Parts(sent, records.append, Health(virtual_time.now), virtual_time.now))
+        with pytest.raises(DeadlineExceeded):
+            await dispatch(call(operation="messages", dialects=("anthropic", "openai"), deadline_s=5.0))
+        return virtual_time.now()
+
+    assert virtual_time.run(main()) == 5.0
+    assert (len(closed), [(record.status, record.outcome) for record in records]) == (1, [(504, "failed")])
+
+
+def test_pictures_that_are_not_asked_for_in_time_are_not_charged() -> None:
+    limited = image("org/draws", replace(provider("http://paint", "paint"), per_minute=60.0, burst=10))
+    hub = Hub(Transport(), limited)
+    with pytest.raises(DeadlineExceeded):
+        hub.call(
+            model="org/draws",
+            modality="image",
+            dialects=("openai", "genai"),
+            operation="images/generations",
+            members=jsonbody.members(b'{"n": 9}'),
+            deadline_s=-1.0,
+        )
+    assert hub.health.condition(limited).tokens == 10

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sensorium.errors import SettingsError
-from sensorium.simulators.nvidia.faults import STAGES, Faults, Rule, rule
+from sensorium.simulators.nvidia.faults import STAGES, Faults, Rule
 from tests.simulators.site import CHAT, CUBE, HELLO, MAGPIE, SCHNELL, Answer, Site, eventually, running
 
 STREAM = {**HELLO, "stream": True}
@@ -210,13 +210,13 @@ def test_one_rule_does_not_change_what_another_draws() -> None:
     [("429", Rule("429")), ("429=0.05", Rule("429", 0.05)), ("slow-stream=0.5:2", Rule("slow-stream", 0.5, seconds=2.0))],
 )
 def test_rules_from_words(text: str, expected: Rule) -> None:
-    assert rule(text) == expected
+    assert Rule.parsed(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "fire", "429=often", "429=1.5", "slow-stream=1:soon", "slow-stream=1:-2"])
 def test_words_that_are_no_rule(text: str) -> None:
     with pytest.raises(SettingsError):
-        rule(text)
+        Rule.parsed(text)
 
 
 @pytest.mark.parametrize("kind", sorted(STAGES))

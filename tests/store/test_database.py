@@ -224,3 +224,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_the_schema_files_are_numbered_without_gaps() -> None:
     assert [int(file.name[:4]) for file in sorted(SCHEMA.glob("*.sql"))] == list(range(1, len(list(SCHEMA.glob("*.sql"))) + 1))
+
+
+def test_one_hub_to_a_folder(tmp_path: Path, schema: Path) -> None:
+    with closing(Database(tmp_path, schema)) as first, closing(Database(tmp_path, schema)) as second:
+        first.keep_hubs_off()
+        with pytest.raises(SettingsError, match="another hub runs on this folder"):
+            second.keep_hubs_off()
+        with second.write() as db:
+            db.execute("SELECT 1")
+    with closing(Database(tmp_path, schema)) as next_one:
+        next_one.keep_hubs_off()

@@ -34,17 +34,26 @@ _KEPT = ("id", "model", "modality", "dialects", "operation", "where", "deadline_
 
 class Jobs:
     """Calls that outlive a connection. `keep` says per modality what is kept of a reply; `kept_s` is how long, `at_once` how many run.
+    `sleep` waits, in seconds, while the disk cannot be used.
 
     Start `run` once, before anybody submits.
     """
 
     def __init__(
-        self, dispatch: Dispatch, requests: Requests, results: Results, keep: Mapping[Modality, Keep], *, at_once: int, kept_s: float
+        self,
+        dispatch: Dispatch,
+        requests: Requests,
+        results: Results,
+        keep: Mapping[Modality, Keep],
+        *,
+        at_once: int,
+        kept_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.requests = requests
         self.results = results
         self._dispatch, self._keep = dispatch, keep
-        self._at_once, self._kept_s = at_once, kept_s
+        self._at_once, self._kept_s, self._sleep = at_once, kept_s, sleep
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._ended: dict[str, asyncio.Event] = {}
@@ -84,18 +93,20 @@ class Jobs:
 
     async def run(self) -> None:
         """Until cancelled. Running requests are then given back."""
+        recovered = False
         try:
-            await asyncio.to_thread(self.requests.recover)
-            await asyncio.to_thread(lambda: self.results.sweep(self.requests.ids()))
             while True:
                 self._wake.clear()
                 try:
+                    if not recovered:
+                        await asyncio.to_thread(self._recover)
+                        recovered = True
                     await self._start_waiting()
                     expired = await asyncio.to_thread(self.requests.expired, self._kept_s)
                     await asyncio.to_thread(self.results.remove, [request.id for request in expired])
-                except StoreUnavailable as error:
-                    log.warning("the queue stands still: %s", error.message)
-                    await asyncio.sleep(STORE_RETRY_S)
+                except (StoreUnavailable, OSError) as error:
+                    log.warning("the queue stands still: %s", _said(error))
+                    await self._sleep(STORE_RETRY_S)
                     continue
                 with suppress(TimeoutError):
                     async with asyncio.timeout(EXPIRE_EVERY_S):
@@ -105,6 +116,10 @@ class Jobs:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    def _recover(self) -> None:
+        self.requests.recover()
+        self.results.sweep(self.requests.ids())
 
     async def _start_waiting(self) -> None:
         free = self._at_once - len(self._running)
@@ -117,8 +132,6 @@ class Jobs:
         except asyncio.CancelledError:
             await asyncio.to_thread(self.requests.give_back, request)
             raise
-        except StoreUnavailable as error:
-            log.warning("request %s ended, and that could not be written: %s", request.id, error.message)
         finally:
             del self._running[request.id]
             self._tell(request.id)
@@ -127,12 +140,18 @@ class Jobs:
     async def _answered(self, request: Request, body: bytes) -> tuple[State, dict[str, Any]]:
         described = {name: request.call[name] for name in _KEPT}
         described |= {name: tuple(described[name]) for name in ("dialects", "changes")}
+        if described["deadline_s"] is not None:  # it counts from the submission on
+            described["deadline_s"] -= (request.claimed_at or request.created_at) - request.created_at
         call = Call(**described, members=jsonbody.members(body), caller=request.caller)
         origin = Origin(call.id, request.call.get("attribution", {}), request.call.get("door", ""), request.caller)
         ORIGIN.set(origin)  # of this task alone
         try:
             reply = await self._dispatch(call)
             data, told = await self._keep[call.modality](reply)
+            await asyncio.to_thread(self.results.put, request.id, request.attempt, data)
+        except asyncio.CancelledError:
+            origin.end(0, len(body), 0)
+            raise
         except Exception as error:  # the outermost line of a run: whatever it ends in is what its caller is told
             known = (
                 error
@@ -144,17 +163,28 @@ class Jobs:
             origin.end(known.status, len(body), 0)
             return State.FAILED, _told(known)
         origin.end(200, len(body), len(data))
-        await asyncio.to_thread(self.results.put, request.id, request.attempt, data)
         return State.SUCCEEDED, told
 
     async def _finish(self, request: Request, state: State, told: dict[str, Any]) -> None:
-        if not await asyncio.to_thread(self.requests.finish, request, state, told):
+        """Write the end down, however long the database cannot be written: until then whoever waits goes on waiting."""
+        while True:
+            try:
+                counts = await asyncio.to_thread(self.requests.finish, request, state, told)
+                break
+            except StoreUnavailable as error:
+                log.warning("request %s ended, and that cannot be written yet: %s", request.id, error.message)
+                await self._sleep(STORE_RETRY_S)
+        if not counts:
             await asyncio.to_thread(self.results.remove, [request.id])
 
     def _tell(self, id: str) -> None:
         event = self._ended.pop(id, None)
         if event is not None:
             event.set()
+
+
+def _said(error: StoreUnavailable | OSError) -> str:
+    return error.message if isinstance(error, StoreUnavailable) else f"its files cannot be used: {error.strerror}"
 
 
 def failure(request: Request) -> SensoriumError:

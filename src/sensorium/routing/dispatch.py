@@ -66,7 +66,8 @@ class Dispatch:
         walk = Walk(self._parts, self._turns, call, began)
         try:
             walk.call = laid_on(call, self.order, began)
-            reply = await translation(call, await walk.to_an_answer(plan(walk.call, self.catalog)))
+            answer = walk.bounded(await walk.to_an_answer(plan(walk.call, self.catalog)))
+            reply = await translation(call, answer)
         except Exception as error:
             status = error.status if isinstance(error, SensoriumError) else SensoriumError.status
             self._record(walk, None, status, "failed" if walk.routes else "refused", began)
@@ -95,12 +96,11 @@ class Dispatch:
         clock, first_byte, sent, closed = self._parts.clock, 0.0, 0, False
         complete = "answered" if reply.status < 400 else "refused"
         outcome = "client_closed"
-        body = reply.chunks if walk.call.stream or walk.call.deadline_s is None else walk.in_time(reply.chunks)
 
         async def chunks() -> AsyncIterator[bytes]:
             nonlocal first_byte, sent, outcome
             try:
-                async for chunk in body:
+                async for chunk in reply.chunks:
                     first_byte = first_byte or clock() - began
                     sent += len(chunk)
                     if sse.ended(chunk):
@@ -152,7 +152,12 @@ class Walk:
                 return reply
         raise self._unfit or refusal(self.attempts)
 
-    async def in_time(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def bounded(self, reply: Reply) -> Reply:
+        """The reply, its body under the call's deadline unless it is a stream."""
+        free = self.call.stream or self.call.deadline_s is None
+        return reply if free else replace(reply, chunks=self._in_time(reply.chunks))
+
+    async def _in_time(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The body under the call's deadline. Raises DeadlineExceeded."""
         while True:
             try:
@@ -212,7 +217,6 @@ class Walk:
             self._note(route, failure, admission.retry_after_s, asked=False)
             return None
         try:
-            self._parts.health.charge(route, calls(self.call, route) - 1)
             return await self._answered(route, admission)
         except asyncio.CancelledError:
             self.given_up.append(route)
@@ -225,6 +229,7 @@ class Walk:
         if left == 0:
             admission.unused()
             raise overdue(self.call, self.attempts)
+        self._parts.health.charge(route, calls(self.call, route) - 1)
         try:
             async with asyncio.timeout(min((one for one in (patience, left) if one is not None), default=None)):
                 reply, failure = await self._heard(route)

@@ -18,7 +18,7 @@ from typing import Any
 
 from sensorium.errors import SettingsError, Unavailable
 
-FILE, LOCK_FILE = "sensorium.db", "sensorium.lock"
+FILE, LOCK_FILE, HUB_LOCK_FILE = "sensorium.db", "sensorium.lock", "hub.lock"
 SCHEMA = Path(__file__).parent / "schema"
 BUSY_S = 5.0
 WAL_BYTES = 16 * 1024 * 1024
@@ -29,6 +29,9 @@ if sys.platform == "win32":
     def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
 
+    def _lock_at_once(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
     def _unlock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
 else:
@@ -36,6 +39,9 @@ else:
 
     def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    def _lock_at_once(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -56,6 +62,7 @@ class Database:
 
     def __init__(self, folder: Path, schema: Path = SCHEMA) -> None:
         self.path = folder / FILE
+        self._hub_lockfile: int | None = None
         self._writing, self._reading, self._searching, self._held = threading.RLock(), threading.Lock(), threading.Lock(), 0
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,6 +95,19 @@ class Database:
                 self._held -= 1
                 if not self._held:
                     _unlock(self._lockfile)
+
+    def keep_hubs_off(self) -> None:
+        """Be the one hub of this folder until `close`: another would run the queue's requests a second time.
+
+        Raises SettingsError when there is one. Other processes read and write as ever.
+        """
+        lockfile = _private(self.path.with_name(HUB_LOCK_FILE))
+        try:
+            _lock_at_once(lockfile)
+        except OSError:
+            os.close(lockfile)
+            raise SettingsError([f"{self.path.parent}: another hub runs on this folder; stop it, or use another server.data_dir"]) from None
+        self._hub_lockfile = lockfile
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -129,6 +149,8 @@ class Database:
         with self.exclusive():
             self._connections.close()
         os.close(self._lockfile)
+        if self._hub_lockfile is not None:
+            os.close(self._hub_lockfile)
 
     def _wal_bytes(self) -> int:
         wal = self.path.with_name(f"{FILE}-wal")

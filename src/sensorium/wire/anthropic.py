@@ -86,15 +86,7 @@ def contents(found: Members) -> Contents:
 
 def conversation(found: Members) -> list[dict[str, Any]]:
     """The messages. Raises BadRequest unless they are a non-empty array of objects."""
-    if "messages" not in found:
-        raise BadRequest("messages is missing; send a non-empty array of messages", param="messages")
-    messages = jsonbody.value(found, "messages")
-    if not isinstance(messages, list) or not messages:
-        raise BadRequest("messages must be a non-empty array", param="messages")
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise BadRequest(f"messages[{place}] must be an object, not {jsonbody.kind(message)}", param=f"messages[{place}]")
-    return messages
+    return jsonbody.objects(found, "messages", BadRequest)
 
 
 def _error(status: int, said: str, code: str, request_id: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from sensorium.errors import BadRequest, Unprocessable
+from sensorium.errors import BadRequest, SensoriumError, Unprocessable
 
 Members = dict[str, msgspec.Raw]
 
@@ -80,3 +80,16 @@ def kind(got: Any) -> str:
     """What JSON calls this value, for messages."""
     names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array", dict: "an object"}
     return names.get(type(got), "null")
+
+
+def objects(found: Members, name: str, wrong: type[SensoriumError]) -> list[dict[str, Any]]:
+    """A member that is a non-empty array of objects. Raises BadRequest when it is missing, `wrong` when it is anything else."""
+    if name not in found:
+        raise BadRequest(f"{name} is missing; send a non-empty array of {name}", param=name)
+    given = value(found, name)
+    if not isinstance(given, list) or not given:
+        raise wrong(f"{name} must be a non-empty array", param=name)
+    for place, one in enumerate(given):
+        if not isinstance(one, dict):
+            raise wrong(f"{name}[{place}] must be an object, not {kind(one)}", param=f"{name}[{place}]")
+    return given

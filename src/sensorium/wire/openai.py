@@ -73,14 +73,7 @@ def chat_needs(found: Members) -> frozenset[str]:
 
     Raises BadRequest without a `messages` member, Unprocessable when it is not a non-empty array of objects.
     """
-    if "messages" not in found:
-        raise BadRequest("messages is missing; send a non-empty array of messages", param="messages")
-    messages = jsonbody.value(found, "messages")
-    if not isinstance(messages, list) or not messages:
-        raise Unprocessable("messages must be a non-empty array", param="messages")
-    for place, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise Unprocessable(f"messages[{place}] must be an object, not {jsonbody.kind(message)}", param=f"messages[{place}]")
+    messages = jsonbody.objects(found, "messages", Unprocessable)
     return frozenset({"vision"} if any(_has_image(message.get("content")) for message in messages) else {"text"})
 
 

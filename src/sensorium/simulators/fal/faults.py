@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from sensorium.errors import SettingsError
+from sensorium.simulators.rules import Order
 
 Stage = Literal["submit", "work", "status", "result", "file"]
 KINDS: Final[dict[str, Stage]] = {
@@ -29,33 +29,11 @@ SECONDS: Final = {"429": 7.0, "503": 7.0, "slow": 30.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """Orders a fault: `rate` from 0 to 1, `app` a glob, `times` None for ever, `seconds` None for the kind's own."""
+class Rule(Order):
+    """An order for the requests of an app, a glob."""
 
-    kind: str
-    rate: float = 1.0
+    kinds: ClassVar[Collection[str]] = KINDS
     app: str = "*"
-    times: int | None = None
-    seconds: float | None = None
-
-    def problems(self) -> list[str]:
-        """What is wrong with it, one sentence each."""
-        found = [] if self.kind in KINDS else [f"fault {self.kind!r} is unknown; there are {', '.join(sorted(KINDS))}"]
-        found += [] if 0 <= self.rate <= 1 else [f"fault {self.kind}: the rate {self.rate:g} must be from 0 to 1"]
-        return found + ([] if (self.seconds or 0) >= 0 else [f"fault {self.kind}: the seconds must not be negative"])
-
-
-def rule(text: str) -> Rule:
-    """A rule from KIND, KIND=RATE or KIND=RATE:SECONDS. Raises SettingsError."""
-    kind, _, numbers = text.partition("=")
-    rate, _, seconds = numbers.partition(":")
-    try:
-        found = Rule(kind, float(rate or 1), seconds=float(seconds) if seconds else None)
-    except ValueError:
-        raise SettingsError([f"fault {text!r}: write it as KIND=RATE or KIND=RATE:SECONDS, such as 429=0.05"]) from None
-    if found.problems():
-        raise SettingsError(found.problems())
-    return found
 
 
 class Faults:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sensorium.errors import SettingsError
 from sensorium.simulators.fal.auth import DEFAULT_KEY
-from sensorium.simulators.fal.faults import Rule, rule
+from sensorium.simulators.fal.faults import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def options(*, keys: Sequence[str], slots: int, work: float, faults: Sequence[st
     problems, rules = list[str](), list[Rule]()
     for text in faults:
         try:
-            rules.append(rule(text))
+            rules.append(Rule.parsed(text))
         except SettingsError as error:
             problems += error.problems
     for place, key in enumerate(keys):

@@ -7,15 +7,16 @@ call alone and comes before all rules.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import ClassVar, Literal
 
-from sensorium.errors import BadRequest, SettingsError
+from sensorium.errors import BadRequest
 from sensorium.simulators.nvidia.call import Manner, half
 from sensorium.simulators.nvidia.incidents import INCIDENTS
 from sensorium.simulators.replies import JSON, Reply
+from sensorium.simulators.rules import Order
 
 Stage = Literal["gateway", "service", "work", "result", "spoil", "delivery", "poll", "container"]
 STAGES: dict[str, Stage] = {
@@ -56,34 +57,12 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """Orders a fault for a share of the calls: `rate` from 0 to 1, `model` a glob, `key` a whole key or *, `times` None for ever."""
+class Rule(Order):
+    """An order for the calls of a model, a glob, and of a key, a whole one or *."""
 
-    kind: str
-    rate: float = 1.0
+    kinds: ClassVar[Collection[str]] = STAGES
     model: str = "*"
     key: str = "*"
-    times: int | None = None
-    seconds: float | None = None
-
-    def problems(self) -> list[str]:
-        """What is wrong with it, one sentence each."""
-        found = [] if self.kind in STAGES else [f"fault {self.kind!r} is unknown; there are {', '.join(sorted(STAGES))}"]
-        found += [] if 0 <= self.rate <= 1 else [f"fault {self.kind}: the rate {self.rate:g} must be from 0 to 1"]
-        return found + ([] if (self.seconds or 0) >= 0 else [f"fault {self.kind}: the seconds must not be negative"])
-
-
-def rule(text: str) -> Rule:
-    """A rule from KIND, KIND=RATE or KIND=RATE:SECONDS. Raises SettingsError."""
-    kind, _, numbers = text.partition("=")
-    rate, _, seconds = numbers.partition(":")
-    try:
-        found = Rule(kind, float(rate or 1), seconds=float(seconds) if seconds else None)
-    except ValueError:
-        raise SettingsError([f"fault {text!r}: write it as KIND=RATE or KIND=RATE:SECONDS, such as 429=0.05"]) from None
-    if found.problems():
-        raise SettingsError(found.problems())
-    return found
 
 
 class Faults:

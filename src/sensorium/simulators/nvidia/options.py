@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sensorium.errors import SettingsError
 from sensorium.simulators.nvidia.auth import DEFAULT_KEY
 from sensorium.simulators.nvidia.catalog import MODELS
-from sensorium.simulators.nvidia.faults import Rule, rule
+from sensorium.simulators.nvidia.faults import Rule
 from sensorium.simulators.nvidia.limits import RPM
 
 
@@ -37,7 +37,7 @@ def options(
     rules = []
     for text in faults:
         try:
-            rules.append(rule(text))
+            rules.append(Rule.parsed(text))
         except SettingsError as error:
             problems += error.problems
     limits, seconds = _numbers("--cap", caps, problems), _numbers("--work", work, problems)
