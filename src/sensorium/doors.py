@@ -48,11 +48,13 @@ def router(
 ) -> Router:
     """All routes of the hub; those of its operator only where there is something behind them."""
     audio, health = AudioDoor(dispatch), HealthDoor(states)
+    media = MediaDoor(dispatch, audio, jobs)
     entries = [
         *_openai(dispatch, jobs),
         *_anthropic(dispatch),
         *_nvidia(dispatch, audio, jobs),
-        Entry("POST", "/v1/media/*", MediaDoor(dispatch, audio, jobs).call, openai.error),
+        Entry("GET", "/v1/media/jobs/*", media.job, openai.error),
+        Entry("POST", "/v1/media/*", media.call, openai.error),
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
         *(_operators(operators, settings.server.public_metrics) if operators is not None else ()),

@@ -140,6 +140,27 @@ def test_the_same_film_on_every_model(hub: Hub, model: str, body: dict[str, Any]
     assert told == changed
 
 
+def test_a_film_that_is_not_waited_for_is_a_job(hub: Hub) -> None:
+    body = {"prompt": "a drone shot over a forest", "width": 256, "height": 144, "duration": 1, "model": COSMOS}
+    reply, raw = hub.call("POST", "/v1/media/video.generate", body, {"Prefer": "respond-async"})
+    job = json.loads(raw)
+    assert (reply.status, reply.getheader("preference-applied"), job["status"]) == (202, "respond-async", "queued")
+    path = f"/v1/media/jobs/{job['job_id']}"
+    eventually(lambda: hub.json("GET", path)[1]["status"] == "completed")
+    done = hub.json("GET", path)[1]
+    assert base64.b64decode(done["artifacts"][0]["base64"])[4:8] == b"ftyp"
+    assert (done["job_id"], done["provider"], done["model"]) == (job["job_id"], "films", COSMOS)
+    assert hub.json("GET", f"/v1/videos/{job['job_id']}")[1]["status"] == "completed"
+
+
+def test_a_job_that_failed_says_why_and_an_unknown_one_is_not_there(hub: Hub) -> None:
+    _, raw = hub.call("POST", "/v1/media/video.generate", {"prompt": "x", "model": "nvidia/nobody"}, {"Prefer": "respond-async"})
+    path = f"/v1/media/jobs/{json.loads(raw)['job_id']}"
+    eventually(lambda: hub.json("GET", path)[1]["status"] == "failed")
+    assert hub.json("GET", path)[1]["error"]["code"] == "model_unavailable"
+    assert [hub.json("GET", f"/v1/media/jobs/{id}")[0] for id in ("video_none", "none", "")] == [404, 404, 404]
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_what_nobody_serves_names_the_operation_and_the_setting(op: str) -> None:
     with hubs.over([]) as hub:

@@ -11,18 +11,22 @@ import msgspec
 
 from sensorium.api.audio import AudioDoor
 from sensorium.api.video import MOST_BYTES, answered, video_call
+from sensorium.api.videos import STATUS, request_id
 from sensorium.api.visit import MODEL, SOURCE, Visit, origin
 from sensorium.errors import NotConfigured, NotFound
 from sensorium.jobs.dispatcher import Jobs
+from sensorium.jobs.requests import Request, State
 from sensorium.routing import pictures
 from sensorium.routing.call import Call, Modality, Reply
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.origin import without_context
 from sensorium.wire import films, jsonbody, media, openai
 from sensorium.wire.jsonbody import Members
+from sensorium.wire.openai_videos import PREFIX
 
 VISION: Final = frozenset({"vision"})
 MUSIC: Final = "audio.music"
+ASYNC: Final = "respond-async"  # of the header Prefer (RFC 7240): answer at once with a job
 Made = dict[str, Any]
 
 
@@ -94,12 +98,27 @@ class MediaDoor:
         if (body := await _whole(visit, reply)) is not None:
             await _answer(visit, reply, {"text": media.transcript(body, reply.route.provider.name)})
 
+    async def job(self, visit: Visit) -> None:
+        """GET /v1/media/jobs/ID: how far a video is, and the video itself once it is there. Raises UnknownRequest."""
+        request = await asyncio.to_thread(self._jobs.requests.of, visit.caller, request_id(visit.params[0]))
+        if request.state is State.SUCCEEDED:
+            await self._show(visit, request, {"job_id": visit.params[0], "status": STATUS[request.state]})
+            return
+        error = {"error": {name: request.told[name] for name in ("code", "message")}} if request.state is State.FAILED else {}
+        await visit.answer(msgspec.json.encode({"job_id": visit.params[0], "status": STATUS[request.state], **error}))
+
     async def _film(self, visit: Visit, found: Members, model: str) -> None:
-        call = video_call(visit, self._dispatch, model, media.film(found), films.OPERATION)
-        body, said = await answered(self._jobs, await self._jobs.ended(await self._jobs.submit(call)))
+        request = await self._jobs.submit(video_call(visit, self._dispatch, model, media.film(found), films.OPERATION))
+        if ASYNC in visit.header("prefer").lower():
+            told = {"job_id": f"{PREFIX}{request.id}", "status": STATUS[request.state]}
+            await visit.answer(msgspec.json.encode(told), {"preference-applied": ASYNC}, 202)
+            return
+        await self._show(visit, await self._jobs.ended(request), {})
+
+    async def _show(self, visit: Visit, request: Request, told: Made) -> None:
+        body, said = await answered(self._jobs, request)
         made = await asyncio.to_thread(media.clip, body, said[SOURCE])
-        told = {"artifacts": [made], "provider": said[SOURCE], "model": said.get(MODEL)}
-        await visit.answer(msgspec.json.encode(told), said)
+        await visit.answer(msgspec.json.encode({**told, "artifacts": [made], "provider": said[SOURCE], "model": said.get(MODEL)}), said)
 
 
 async def _whole(visit: Visit, reply: Reply) -> bytes | None:

@@ -58,7 +58,7 @@ class VideosDoor:
         limit, order = query.get("limit", [str(PAGE)])[0], query.get("order", ["desc"])[0]
         if not limit.isdecimal() or not 1 <= int(limit) <= LONGEST_PAGE or order not in ("asc", "desc"):
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}, and order is asc or desc", param="limit")
-        after = _id(query["after"][0]) if "after" in query else None
+        after = request_id(query["after"][0]) if "after" in query else None
         found = await asyncio.to_thread(self._jobs.requests.listed, visit.caller, int(limit) + 1, after, newest_first=order == "desc")
         page = [_shown(request) for request in found[: int(limit)]]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
@@ -73,7 +73,7 @@ class VideosDoor:
 
     async def remove(self, visit: Visit) -> None:
         """DELETE /v1/videos/ID: forget it; one that is still being made is given up. Raises UnknownRequest."""
-        await self._jobs.remove(visit.caller, _id(visit.params[0]))
+        await self._jobs.remove(visit.caller, request_id(visit.params[0]))
         await visit.answer(msgspec.json.encode({"id": visit.params[0], "object": "video.deleted", "deleted": True}))
 
     async def _content(self, visit: Visit, name: str) -> None:
@@ -87,10 +87,11 @@ class VideosDoor:
         await visit.answer(base64.b64decode(film), {**headers, "content-type": video.MP4})
 
     async def _known(self, visit: Visit, name: str) -> Request:
-        return await asyncio.to_thread(self._jobs.requests.of, visit.caller, _id(name))
+        return await asyncio.to_thread(self._jobs.requests.of, visit.caller, request_id(name))
 
 
-def _id(name: str) -> str:
+def request_id(name: str) -> str:
+    """The request behind a video's id. Raises UnknownRequest."""
     if not name.startswith(PREFIX):
         raise UnknownRequest(f"there is no video {name[:80]!r}; its id begins with {PREFIX}")
     return name.removeprefix(PREFIX)
