@@ -1,12 +1,14 @@
-"""What every rule about ordered faults has: a kind, how often, how long; and how it is written on the command line."""
+"""What every rule about ordered faults has: a kind, how often, how long; and how it is written on the command line and in JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
-from sensorium.errors import SettingsError
+import msgspec
+
+from sensorium.errors import BadRequest, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,17 @@ class Order:
         if found.problems():
             raise SettingsError(found.problems())
         return found
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """A rule from a JSON object. Raises BadRequest."""
+        try:
+            rule = msgspec.convert(msgspec.json.decode(body), cls, strict=True)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise BadRequest(f"a fault is an object with {', '.join(one.name for one in fields(cls))}: {error}") from None
+        if rule.problems():
+            raise BadRequest("; ".join(rule.problems()))
+        return rule
 
     def problems(self) -> list[str]:
         """What is wrong with it, one sentence each."""

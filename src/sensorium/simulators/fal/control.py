@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import msgspec
-
 from sensorium.errors import BadRequest
 from sensorium.simulators.fal.faults import Faults, Rule
 from sensorium.simulators.replies import Reply, json_reply
@@ -43,19 +41,9 @@ def answer(method: str, path: str, body: bytes, faults: Faults, seen: Iterable[S
         case "GET", "calls":
             return json_reply([one.shown() for one in seen])
         case "POST", "faults":
-            faults.add(_rule(body))
+            faults.add(Rule.read(body))
             return Reply(204)
         case "DELETE", "faults":
             faults.clear()
             return Reply(204)
     raise BadRequest("there are GET /simulator, GET /simulator/calls, POST /simulator/faults and DELETE /simulator/faults")
-
-
-def _rule(body: bytes) -> Rule:
-    try:
-        rule = msgspec.convert(msgspec.json.decode(body), Rule, strict=True)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise BadRequest(f"a fault is an object with kind, rate, app, times and seconds: {error}") from None
-    if rule.problems():
-        raise BadRequest("; ".join(rule.problems()))
-    return rule

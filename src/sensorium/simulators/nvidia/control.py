@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import msgspec
-
 from sensorium.errors import BadRequest
 from sensorium.simulators.nvidia.call import Call
 from sensorium.simulators.nvidia.faults import Faults, Rule
@@ -60,22 +58,12 @@ class Control:
             case "GET", "/calls":
                 return json_reply([seen.shown() for seen in self._seen])
             case "POST", "/faults":
-                self._faults.add(_rule(body))
+                self._faults.add(Rule.read(body))
                 return Reply(204)
             case "DELETE", "/faults":
                 self._faults.clear()
                 return Reply(204)
         raise BadRequest("there are GET /simulator, GET /simulator/calls, POST /simulator/faults and DELETE /simulator/faults")
-
-
-def _rule(body: bytes) -> Rule:
-    try:
-        rule = msgspec.convert(msgspec.json.decode(body), Rule, strict=True)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise BadRequest(f"a fault is an object with kind, rate, model, key, times and seconds: {error}") from None
-    if rule.problems():
-        raise BadRequest("; ".join(rule.problems()))
-    return rule
 
 
 def _shown(rule: Rule) -> dict[str, Any]:
