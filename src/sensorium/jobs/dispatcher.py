@@ -93,7 +93,7 @@ class Jobs:
 
     async def run(self) -> None:
         """Until cancelled. Running requests are then given back."""
-        recovered = False
+        recovered, tidied, loop = False, -EXPIRE_EVERY_S, asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
@@ -102,8 +102,9 @@ class Jobs:
                         await asyncio.to_thread(self._recover)
                         recovered = True
                     await self._start_waiting()
-                    expired = await asyncio.to_thread(self.requests.expired, self._kept_s)
-                    await asyncio.to_thread(self.results.remove, [request.id for request in expired])
+                    if loop.time() - tidied >= EXPIRE_EVERY_S:
+                        await asyncio.to_thread(self._expire)
+                        tidied = loop.time()
                 except (StoreUnavailable, OSError) as error:
                     log.warning("the queue stands still: %s", _said(error))
                     await self._sleep(STORE_RETRY_S)
@@ -120,6 +121,9 @@ class Jobs:
     def _recover(self) -> None:
         self.requests.recover()
         self.results.sweep(self.requests.ids())
+
+    def _expire(self) -> None:
+        self.results.remove([request.id for request in self.requests.expired(self._kept_s)])
 
     async def _start_waiting(self) -> None:
         free = self._at_once - len(self._running)

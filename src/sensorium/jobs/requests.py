@@ -68,9 +68,9 @@ class Requests:
         """A new request, on disk when this returns."""
         now = self._now()
         row = (_new_id(now), caller, msgspec.json.encode(call).decode(), body, now)
+        into = "INSERT INTO requests (id, caller, call, input, created_at) VALUES (?, ?, ?, ?, ?)"
         with self._database.write() as db:
-            db.execute("INSERT INTO requests (id, caller, call, input, created_at) VALUES (?, ?, ?, ?, ?)", row)
-        return self.of(caller, row[0])
+            return _request(db.execute(f"{into} RETURNING {_COLUMNS}", row).fetchall()[0])
 
     def claim(self, most: int) -> list[tuple[Request, bytes]]:
         """The next requests, now running, each with its body."""
