@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sensorium.errors import SettingsError
-from sensorium.options import AudioSettings, HostedModel, Jobs, Local, ProviderSettings, SecretRef, Server, VaultSettings
+from sensorium.options import AudioSettings, HostedModel, Local, ProviderSettings, SecretRef, Server, VaultSettings
+from sensorium.options_queue import Jobs
 from sensorium.settings import is_loopback, load, load_for_vault
 
 EXAMPLE = Path(__file__).parent.parent / "sensorium.example.toml"

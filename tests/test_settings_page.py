@@ -13,7 +13,6 @@ from sensorium.options import (
     AudioSettings,
     CallsSettings,
     HostedModel,
-    Jobs,
     Local,
     ModalitySettings,
     ProviderSettings,
@@ -22,6 +21,7 @@ from sensorium.options import (
     Server,
     VaultSettings,
 )
+from sensorium.options_queue import CallerSettings, FilesSettings, Jobs, WebhookSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 BEGIN, END = "<!-- options, written by tests/test_settings_page.py -->\n", "<!-- end of options -->\n"
@@ -31,6 +31,9 @@ TABLES: dict[str, type[Section]] = {
     "[calls]": CallsSettings,
     "[local]": Local,
     "[jobs]": Jobs,
+    "[files]": FilesSettings,
+    "[webhooks]": WebhookSettings,
+    "[callers.NAME]": CallerSettings,
     "[router]": RouterSettings,
     "[router.chat], [router.image], [router.audio], [router.video], [router.embeddings]": ModalitySettings,
     "[router.audio]": AudioSettings,
@@ -44,7 +47,7 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "needed"
     value = field.default
-    return "" if value is None else f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
+    return "" if value is None else f"`{json.dumps(list(value) if isinstance(value, tuple) else value) if value != {} else '{}'}`"
 
 
 def lines() -> Iterator[str]:

@@ -116,6 +116,17 @@ class Server(Section):
     probe_at_start: bool = Field(
         default=True, description="try every provider once after the start, and again when it or its key is changed"
     )
+    public_url: BaseUrl | None = Field(
+        default=None, description="how callers reach the hub, for links in replies; by default the scheme and Host of each call"
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="web pages that may call the hub from a browser, as `https://app.example`; pages of this machine always may"
+    )
+    tls_port: int | None = Field(default=None, ge=0, le=65535, description="listen with TLS on this port too; 0 takes a free one")
+    tls_cert: Path | None = Field(
+        default=None, description="its certificate, as PEM; by default what `sensorium tls` made in the data folder"
+    )
+    tls_key: Path | None = Field(default=None, description="and the key of that")
     public_metrics: bool = Field(default=False, description="let `GET /metrics` be read without the token, by whoever reaches the hub")
     allow_egress: tuple[HostPort, ...] = Field(default=(), description="private addresses that image URLs may name, as `HOST:PORT`")
 
@@ -140,13 +151,6 @@ class Local(Section):
     stand_ins: bool = Field(default=True, description="let them answer for well-known ids and say so")
     queue: int = Field(default=32, ge=1, le=10_000, description="calls that may wait for the device; more are answered 429")
     deadline_s: float = Field(default=120.0, gt=0, description="a call that takes longer is answered 504")
-
-
-class Jobs(Section):
-    """Calls that outlive a connection: videos."""
-
-    at_once: int = Field(default=8, ge=1, le=1000, description="how many run at the same time; more wait their turn")
-    keep_days: float = Field(default=30.0, gt=0, description="how long results are kept")
 
 
 class Times(Section):

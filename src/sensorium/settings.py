@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from sensorium.errors import SettingsError
-from sensorium.options import CallsSettings, Jobs, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
+from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
+from sensorium.options_queue import CallerSettings, FilesSettings, Jobs, WebhookSettings
 
 SHORT = 20  # characters; keys are longer
 RESERVED = ("hub", "local")
@@ -32,6 +33,9 @@ class Settings(Section):
     calls: CallsSettings = CallsSettings()
     local: Local = Local()
     jobs: Jobs = Jobs()
+    files: FilesSettings = FilesSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    callers: dict[str, CallerSettings] = Field(default={})
     router: RouterSettings = RouterSettings()
     providers: dict[str, ProviderSettings] = Field(default={})
     token: str | None = Field(default=None, exclude=True, repr=False)
