@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sensorium.errors import Forbidden
 from sensorium.routing.call import Call, Where
@@ -53,6 +54,17 @@ def under(terms: Terms) -> Iterator[None]:
         yield
     finally:
         _TERMS.reset(token)
+
+
+def captured() -> dict[str, Any]:
+    """The terms of the request under way, as JSON, for calls that are made later. A deadline is not among them: it is the connection's."""
+    terms = _TERMS.get()
+    return {} if terms is None or terms.plain else {"wheres": list(terms.wheres), "headers": dict(terms.headers)}
+
+
+def restored(kept: Mapping[str, Any] | None) -> Terms:
+    """Terms as `captured` gave them."""
+    return Terms(tuple(kept["wheres"]), headers=kept["headers"]) if kept else Terms()
 
 
 def laid_on(call: Call, order: Where, now: float) -> Call:
