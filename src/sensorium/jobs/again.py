@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
+from sensorium.errors import Cause
 from sensorium.jobs.request import Request
 
-Verdict = Literal["death", "connection_error", "server_error", "timeout", "busy", "final"]
-"""How a run failed, as far as it matters: its worker died, the connection broke, the service failed, it took too long, it was told to come
-back later, or in a way that another run would fail in too."""
 MOST_RUNS: Final = 10
 MOST_DEATHS: Final = 2
 BACKOFF_S, LONGEST_BACKOFF_S, JITTER = 0.5, 60.0, 0.25
@@ -27,7 +25,7 @@ class Again:
     cools: bool = False
 
 
-def after(verdict: Verdict, request: Request, chance: float, retry_after_s: float | None, now: float) -> Again | None:
+def after(verdict: Cause, request: Request, chance: float, retry_after_s: float | None, now: float) -> Again | None:
     """What follows on a failed run; None: the request fails. `chance` from 0 to 1 spreads the tries."""
     rules = request.rules
     if verdict == "busy" and not rules.no_retry:

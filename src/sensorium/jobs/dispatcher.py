@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from sensorium.errors import Busy, UpstreamRefused
+from sensorium.errors import Busy, SensoriumError, UpstreamRefused
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, Request, State

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sensorium.errors import SensoriumError, UpstreamRefused
-from sensorium.jobs.again import Verdict
+from sensorium.errors import Cause, SensoriumError, UpstreamRefused
 from sensorium.jobs.request import Made
 from sensorium.wire import fal_errors
 
@@ -24,7 +23,7 @@ DISCONNECTED: Final = ending("The runner was lost too often while it worked on t
 UNSERVED: Final = ending("Nobody has been there to run this request", "runner_scheduling_failure", 500)
 
 
-KINDS: Final[dict[Verdict, str]] = {
+KINDS: Final[dict[Cause, str]] = {
     "death": "runner_disconnected",
     "connection_error": "runner_connection_error",
     "server_error": "runner_server_error",
@@ -33,7 +32,7 @@ KINDS: Final[dict[Verdict, str]] = {
 }
 
 
-def failed(error: SensoriumError, verdict: Verdict, id: str) -> Made:
+def failed(error: SensoriumError, verdict: Cause, id: str) -> Made:
     """The end of a request whose last run failed. A fault of the runner's is never told by a status that clients repeat."""
     kind = KINDS.get(verdict, error.code)
     status = error.status if verdict == "final" and error.status < 500 and error.status not in (408, 409, 429) else 500

@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sensorium.errors import SensoriumError
+from sensorium.errors import Cause, SensoriumError
 from sensorium.jobs import endings
-from sensorium.jobs.again import MOST_RUNS, Again, Verdict, after
+from sensorium.jobs.again import MOST_RUNS, Again, after
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line, Log
 from sensorium.jobs.positions import Positions
@@ -28,6 +28,7 @@ from sensorium.jobs.run import Run, Work
 from sensorium.jobs.share import Shares
 from sensorium.jobs.watch import Watch
 from sensorium.routing.origin import ORIGIN, Origin
+from sensorium.routing.resume import Resumption, under_resumption
 from sensorium.routing.terms import restored, under
 from sensorium.store.database import StoreUnavailable
 
@@ -66,7 +67,7 @@ class Outside:
     """What a runner works with outside the queue: `verdict` tells how a run failed, `ended` hears of every request with a webhook that is
     over, `discard` takes back files of runs that do not count, `sleep` waits, in seconds, while the disk cannot be used."""
 
-    verdict: Callable[[SensoriumError], Verdict]
+    verdict: Callable[[SensoriumError], Cause]
     ended: Callable[[Request], None] = unheard
     discard: Callable[[Sequence[str]], None] = unkept
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -83,7 +84,14 @@ class Runner:
     the last hub; `running` are the runs under way."""
 
     def __init__(
-        self, requests: Requests, results: Results, works: Mapping[str, Work], lanes: Lanes, policy: Policy, outside: Outside, shares: Shares
+        self,
+        requests: Requests,
+        results: Results,
+        works: Mapping[str, Work],
+        lanes: Lanes,
+        policy: Policy,
+        outside: Outside,
+        shares: Shares,
     ) -> None:
         self.requests, self.results, self.lanes, self.shares, self.policy = requests, results, lanes, shares, policy
         self._works, self._outside = works, outside
@@ -228,7 +236,7 @@ class Runner:
             if filed:
                 found = await asyncio.to_thread(self.results.get, input_name(request.id))
                 run.body = found or b""
-            with under(restored(request.call.get("terms"))):
+            with under(restored(request.call.get("terms"), (request.id, request.attempt))), under_resumption(_hosted(run)):
                 made = await self._outcome(run)
             origin.end(made.status, len(run.body), len(made.body) if isinstance(made, Made) else 0)
             settling.append(self._settling(lambda: self._settle(run, made)))
@@ -347,6 +355,11 @@ class Runner:
         task = asyncio.ensure_future(work)
         self._beside.add(task)
         task.add_done_callback(self._beside.discard)
+
+
+def _hosted(run: Run) -> Resumption:
+    """What a run has begun at providers, kept with its request."""
+    return Resumption(run.handle, run.keep, run.log, lambda: run.detached)
 
 
 def _said(error: StoreUnavailable | OSError) -> str:
