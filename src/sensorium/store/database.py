@@ -19,6 +19,7 @@ from typing import Any
 from sensorium.errors import SettingsError, Unavailable
 
 FILE, LOCK_FILE, HUB_LOCK_FILE = "sensorium.db", "sensorium.lock", "hub.lock"
+Connection, Cursor = sqlite3.Connection, sqlite3.Cursor
 SCHEMA = Path(__file__).parent / "schema"
 BUSY_S = 5.0
 WAL_BYTES = 16 * 1024 * 1024
