@@ -28,7 +28,6 @@ from aiohttp import web
 if __package__:
     from bench.hosted import free_port, process
 else:  # as a script, from its own folder
-    from hosted import free_port, process
 
 MB = 1_000_000
 SETTINGS = """

@@ -8,9 +8,9 @@ PgQueuer, where they are installed and their servers run; they are called as lib
 
 `fdatasync_ms` is the disk's own speed (4 KiB). `submit_to_start_p50_ms`: from before the POST to the provider being called, at an even
 100 a second. `durable_submits_per_s`: 32 submitters. `status_p50_ms`: a status poll with `wait=0` while 10,000 requests wait and 1,000
-pollers poll at their clients' own cadence (half of them 0.1 s after each reply as Python's, half 0.5 s as JavaScript's), whom the hub holds back a
-little (`pollers_per_s`, `pollers_p50_ms` with that hold). `position_ms`: a first look at the place of the last of them. The last line is
-JSON.
+pollers poll at their clients' own cadence (half of them 0.1 s after each reply as Python's, half 0.5 s as JavaScript's), whom the hub
+holds back a little (`pollers_per_s`, `pollers_p50_ms` with that hold). `position_ms`: a first look at the place of the last of them. The
+last line is JSON.
 """
 
 from __future__ import annotations
