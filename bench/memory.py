@@ -25,9 +25,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
-if __package__:
-    from bench.hosted import free_port, process
-else:  # as a script, from its own folder
+from bench.hosted import free_port, process
 
 MB = 1_000_000
 SETTINGS = """
