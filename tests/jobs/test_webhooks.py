@@ -6,13 +6,18 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sensorium.jobs import outbox as outboxes
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
@@ -157,9 +162,9 @@ def times(receiver: Receiver) -> list[int]:
     return [int(got.headers["x-fal-webhook-timestamp"]) for got in receiver.got]
 
 
-def test_what_ended_is_told_at_once_and_once(tmp_path: Path) -> None:
+def test_what_ended_is_told_at_once_and_once_at_the_url_as_it_was_written(tmp_path: Path) -> None:
     async def work(world: World) -> None:
-        world.end("r-1", f"{receiver.base}/hook?job=a%2Fb+c&x=%C3%A9")
+        world.end("r-1", f"{receiver.base}/hé/%2f/{{a}}?job=a%2Fb+c&x=%C3%A9é|'#part")
         await world.rest()
         world.time.move(72 * HOUR)
         await world.rest()
@@ -170,7 +175,7 @@ def test_what_ended_is_told_at_once_and_once(tmp_path: Path) -> None:
     with receiving(Answer(204, body=b"")) as receiver:
         deliver(tmp_path, work, receiver)
     (got,) = receiver.got
-    assert got.path == "/hook?job=a%2Fb+c&x=%C3%A9"
+    assert got.path == "/h%C3%A9/%2f/{a}?job=a%2Fb+c&x=%C3%A9%C3%A9|'"
     assert got.told == {"request_id": "r-1", "gateway_request_id": "r-1.1", "status": "OK", "payload": {"output": "a dog"}}
     assert got.headers["content-type"] == "application/json"
     assert got.headers["x-fal-webhook-user-id"] == "ann"
@@ -211,6 +216,28 @@ def test_it_comes_when_the_receiver_is_back_after_two_hours(tmp_path: Path) -> N
     with receiving(*[BROKEN] * 10, Answer()) as receiver:
         deliver(tmp_path, work, receiver)
     assert len(receiver.got) == 11
+
+
+def test_a_hub_that_was_off_for_a_week_tries_each_once_more(tmp_path: Path) -> None:
+    async def first_life(world: World) -> None:
+        world.end("failing", f"{down.base}/hook")
+        await world.rest()
+        world.end("untried", f"{receiver.base}/hook")
+
+    async def second_life(world: World) -> None:
+        assert (world.state("failing"), len(world.log("failing")[1])) == (State.GIVEN_UP, 2)
+        assert world.state("untried") is State.DELIVERED
+
+    async def both() -> None:
+        with closing(Database(tmp_path)) as database:
+            world = World(database, tmp_path)
+            world.way = Way(allow=[one.base.removeprefix("http://") for one in (receiver, down)])
+            await during(world, first_life)
+            world.time.move(7 * 24 * HOUR)
+            await during(world, second_life)
+
+    with receiving() as receiver, receiving(BROKEN) as down:
+        asyncio.run(both())
 
 
 class SignedOnce(Webhooks):
@@ -582,3 +609,50 @@ def test_what_fails_in_the_hub_stops_no_other_and_is_no_try(tmp_path: Path, capl
         deliver(tmp_path, work, receiver)
     assert "a secret of the caller" not in caplog.text
     assert "http://" not in caplog.text
+
+
+def test_over_tls_the_name_is_asked_for_and_its_certificate_checked(tmp_path: Path) -> None:
+    """The receiver's certificate is signed by itself: it is connected to on the checked address, under its name, and told nothing."""
+    names: list[str | None] = []
+
+    async def work(world: World) -> None:
+        world.end("r-1", f"https://hooks.example:{port}/hook")
+        await world.rest()
+        (one,) = world.log("r-1")[1]
+        assert (one.address, one.status) == ("127.0.0.1", None)
+        assert "Certificate" in str(one.error)
+
+    with tls_receiver(tmp_path, names) as port:
+        deliver(tmp_path, work, allow=[f"hooks.example:{port}"], resolve=knows("127.0.0.1"))
+    assert names == ["hooks.example"]
+
+
+@contextmanager
+def tls_receiver(folder: Path, names: list[str | None]) -> Iterator[int]:
+    """A port on loopback that speaks TLS with a certificate of its own making, and notes the names that it is called by."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hooks.example")])
+    began = datetime(2026, 1, 1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), began, began + timedelta(days=36500))
+    certificate = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("hooks.example")]), critical=False).sign(key, None)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    (folder / "receiver.pem").write_bytes(pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "receiver.pem")
+
+    def noted(connection: Any, asked: str | None, context: ssl.SSLContext) -> None:
+        names.append(asked)
+
+    context.sni_callback = noted
+
+    def shake() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        thread = threading.Thread(target=shake)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()

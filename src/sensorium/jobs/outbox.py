@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
+from sensorium.jobs import retries
 from sensorium.store.database import Database
 
 BATCH: Final = 500  # rows that one transaction deletes
-LONGEST_S: Final = 3 * 24 * 3600.0  # of a round; all tries together take 52 hours, and an endpoint that is held back gets fewer
 _COLUMNS = "seq, request_id, caller, url, place, webhook_id, state, round, tries, created_at, asked_at, due_at, ended_at"
 _DELIVERY = "at, address, status, ms, reply, error"
 
@@ -168,13 +168,13 @@ class Outbox:
         return float(rows[0][0]) if rows else None
 
     def sweep(self, kept_s: float) -> int:
-        """Give up rounds that took longer than LONGEST_S, and forget up to BATCH notifications that ended so long ago. How many it were."""
+        """Forget up to BATCH notifications that ended so long ago; give up those that could not be sent for as long. How many they were."""
         now = self._now()
         with self._database.write() as db:
             late = db.execute(
                 "UPDATE outbox SET state = 2, ended_at = ? WHERE seq IN"
                 " (SELECT seq FROM outbox WHERE state = 0 AND asked_at < ? ORDER BY asked_at LIMIT ?)",
-                (now, now - LONGEST_S, BATCH),
+                (now, now - max(kept_s, retries.LONGEST_S), BATCH),
             ).rowcount
             old = db.execute(
                 "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state > 0 AND ended_at < ? ORDER BY ended_at LIMIT ?)",

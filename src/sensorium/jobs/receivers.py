@@ -14,6 +14,7 @@ from typing import Final
 from sensorium import egress
 from sensorium.errors import AddressRefused
 
+LONGEST: Final = 4096  # characters of a URL
 _METADATA_NAMES: Final = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 _ENDS_IN_A_NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # URL standard: such a host is an IPv4 address, in odd spelling
 
@@ -23,6 +24,8 @@ def receiver(url: str, allow: Collection[str]) -> egress.Target:
 
     `allow` holds "host:port" entries, in lower case or not. Raises AddressRefused.
     """
+    if len(url) > LONGEST:
+        raise AddressRefused(f"a URL of {len(url)} characters is not called, only up to {LONGEST}")
     target = egress.target(url)
     literal = _literal(target.host)
     if "%" in target.host or (literal is None and _ENDS_IN_A_NUMBER.fullmatch(target.host)):

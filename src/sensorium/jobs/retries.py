@@ -14,6 +14,7 @@ DELAYS_S: Final = (
     *(3600.0 * hours for hours in (4, 8, 14, 24)),
 )
 JITTER: Final = 0.1
+LONGEST_S: Final = 3 * 24 * 3600.0  # all tries take 52 hours; a hub that was off, or an endpoint that is held back, may be late
 LONGEST_RETRY_AFTER_S: Final = 3600.0
 GONE: Final = 410
 _SAYS_WHEN: Final = (429, 503)

@@ -31,7 +31,8 @@ log = logging.getLogger("sensorium.webhooks")
 Payload = Callable[[str], Awaitable[webhook.Ended | None]]
 """What became of a request, by its id; None when it is known no more."""
 
-PER_PLACE, AT_ONCE = 4, 256  # tries at the same time, to one place and in all
+PER_PLACE, AT_ONCE = 4, 128  # tries at the same time, to one place and in all
+RESULTS_AT_ONCE = 4  # results in memory; what is sent of one is at most a megabyte
 FIRST_S, LATER_S, CONNECT_S = 15.0, 30.0, 10.0  # how long a receiver may take, at the first try and after it
 READ_BYTES, KEPT_BYTES = 64 * 1024, 1024  # of a reply
 TRIP: Final = Trip(threshold=5, cooldown_s=60.0)
@@ -86,7 +87,7 @@ class Webhooks:
         self._outbox, self._keys, self._payload, self._way, self._kept_s = outbox, keys, payload, way, kept_s
         self._now, self._sleep, self._chance = now, sleep, chance
         self._places: dict[str, _Place] = {}
-        self._wake = asyncio.Event()
+        self._wake, self._reading = asyncio.Event(), asyncio.Semaphore(RESULTS_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -174,14 +175,16 @@ class Webhooks:
             self._wake.set()
 
     async def _try(self, notification: Notification, place: _Place) -> None:
-        ended = await self._payload(notification.request_id)
+        async with self._reading:
+            ended = await self._payload(notification.request_id)
+            signed = None if ended is None else await asyncio.to_thread(self._signed, notification, ended)
+            del ended
         began = self._now()
-        if ended is None:
+        if signed is None:
             place.breaker.released()
             await self._record(notification, _Answer(error="the request is known no more"), began, last=True)
             return
-        body, said = await asyncio.to_thread(self._signed, notification, ended)
-        answer = await self._asked(notification, body, said)
+        answer = await self._asked(notification, *signed)
         if retries.taken(answer.status):
             place.breaker.succeeded()
         else:
@@ -255,17 +258,14 @@ class Webhooks:
         """Write a try down, however long the database cannot be written: a try that is forgotten is made again."""
         now = self._now()
         delivery = Delivery(began, answer.address, answer.status, 1000 * (now - began), answer.reply, answer.error)
-        wait = (
-            None
-            if last
-            else retries.delay_s(tried.tries + 1, answer.status, retries.retry_after_s(answer.retry_after, now), self._chance())
-        )
+        said = retries.retry_after_s(answer.retry_after, now)
+        wait = None if last else retries.delay_s(tried.tries + 1, answer.status, said, self._chance())
+        due_at = None if wait is None or now + wait > tried.asked_at + retries.LONGEST_S else now + wait
         while True:
             try:
                 if retries.taken(answer.status):
                     await asyncio.to_thread(self._outbox.delivered, tried, delivery)
                 else:
-                    due_at = None if wait is None else now + wait
                     await asyncio.to_thread(self._outbox.failed, tried, delivery, due_at, answer.status == retries.GONE)
                 return
             except SensoriumError as error:
