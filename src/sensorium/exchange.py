@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ class Exchange:
             got += part
         return bytes(got)
 
-    async def parts(self, cap: int, hint: str) -> AsyncIterator[bytes]:
+    async def parts(self, cap: int, hint: str) -> AsyncGenerator[bytes, None]:
         """The body as it arrives. Raises as `body` does, with `hint` for a body beyond `cap` bytes: before its first byte where the caller
         has told its size, else as soon as it is too long."""
         if self.header("content-encoding") not in ("", "identity"):

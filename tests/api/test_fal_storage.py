@@ -472,6 +472,24 @@ def test_of_a_body_that_grows_too_long_no_more_is_stored(tmp_path: Path, watched
         assert len(on_disk(tmp_path)) == 1
 
 
+def test_a_compressed_body_is_not_mistaken_for_the_file(here: Site) -> None:
+    upload, _ = here.initiated()
+    status, told = here.json("PUT", upload, b"x", headers={"content-encoding": "gzip"}, key=None)
+    assert (status, "compressed" in told["message"]) == (400, True)
+    assert on_disk(here.folder) == []
+
+
+def test_the_log_tells_of_files_without_the_right_to_them(here: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "sensorium.hub"):
+        upload, link = here.initiated()
+        here.call("PUT", f"{upload}/1", b"x", key=None)
+        here.call("GET", link, key=None)
+    lines = [line for line in caplog.text.splitlines() if "/fal/cdn/" in line]
+    assert len(lines) == 2
+    for right in (upload.rpartition("/")[2], link.removeprefix(here.base + filelinks.PREFIX).partition("/")[0]):
+        assert not any(right[12:40] in line for line in lines)
+
+
 def test_a_caller_that_leaves_in_the_middle_leaves_nothing(here: Site) -> None:
     upload, link = here.initiated()
     connection = HTTPConnection(here.base.removeprefix("http://"), timeout=10)

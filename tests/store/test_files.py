@@ -176,9 +176,13 @@ def test_links_inside_the_folder_are_not_followed(files: Files, tmp_path: Path) 
 
 def test_a_row_altered_to_lead_out_reaches_nothing(files: Files, tmp_path: Path) -> None:
     file = put(files)
-    meddle(tmp_path, "UPDATE files SET place = '../sensorium.db'")
+    other = put(files)
+    meddle(tmp_path, f"UPDATE files SET place = '../sensorium.db' WHERE key = '{file.key}'")
     with pytest.raises(UnknownFile):
         read(files, file)
+    files.discard([file.key, other.key])
+    assert (tmp_path / "sensorium.db").exists()
+    assert files.listed("ada", 10) == []
 
 
 def test_an_access_list_admits_and_its_owner_may_always(files: Files) -> None:
@@ -190,6 +194,13 @@ def test_an_access_list_admits_and_its_owner_may_always(files: Files) -> None:
     for caller in ("carl", ""):
         with pytest.raises(FileForbidden):
             read(files, file, caller)
+
+
+def test_a_file_that_is_too_large_for_its_reader_is_not_read(files: Files) -> None:
+    url = files.url(put(files, b"x" * 100), BASE)
+    assert files.own(url, "ada", 100) == (b"x" * 100, "image/png")
+    with pytest.raises(BodyTooLarge, match="100 bytes; at most 99"):
+        files.own(url, "ada", 99)
 
 
 def test_only_owners_see_and_list_their_files(files: Files, clock: Clock) -> None:

@@ -7,6 +7,7 @@ both (fal's API page "Storage"; measured against both clients).
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -153,11 +154,12 @@ class FalUploads:
         incoming = await asyncio.to_thread(self._uploads.begin, ticket)
         try:
             held = bytearray()
-            async for part in visit.parts(ticket.most, SIZE_HINT):
-                held += part
-                if len(held) >= PIECE:
-                    await asyncio.to_thread(incoming.write, held)
-                    held = bytearray()
+            async with aclosing(visit.parts(ticket.most, SIZE_HINT)) as parts:
+                async for part in parts:
+                    held += part
+                    if len(held) >= PIECE:
+                        await asyncio.to_thread(incoming.write, held)
+                        held = bytearray()
             await asyncio.to_thread(incoming.write, held)
         except BaseException:
             incoming.drop()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import sqlite3
 import threading
 import time
 import uuid
@@ -32,7 +31,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sensorium.errors import BadRequest, BodyTooLarge, Forbidden, NotFound
-from sensorium.store.database import Database
+from sensorium.store.database import Connection, Database
 from sensorium.store.objects import Incoming, Objects
 from sensorium.store.signing import Signing
 from sensorium.wire import filelinks, filenames
@@ -149,7 +148,7 @@ class Files:
             raise
         return kept
 
-    def insert(self, db: sqlite3.Connection, file: File, place: str) -> None:
+    def insert(self, db: Connection, file: File, place: str) -> None:
         """The row of a file whose bytes are on disk. Raises FileExists."""
         if db.execute("SELECT 1 FROM files WHERE key = ?", (file.key,)).fetchone():
             raise FileExists(f"{file.name} is stored already, and a file is never overwritten", hint="ask for a new upload URL")
@@ -157,7 +156,7 @@ class Files:
         row = (file.key, place, file.owner, file.request, file.content_type, file.name, file.size, file.sha256, acl)
         db.execute(f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * 11)})", (*row, file.created_at, file.expires_at))
 
-    def check_quota(self, db: sqlite3.Connection, owner: str) -> None:
+    def check_quota(self, db: Connection, owner: str) -> None:
         """Raises QuotaSpent when the owner has more than it may, parts of uploads included."""
         used = self._used(lambda sql, *values: db.execute(sql, values).fetchall(), owner)
         if used > self._quota:
@@ -209,10 +208,11 @@ class Files:
         except FileNotFoundError:
             raise UnknownFile("the bytes of this file are lost") from None
 
-    def own(self, url: str, caller: str) -> tuple[bytes, str] | None:
+    def own(self, url: str, caller: str, most: int | None = None) -> tuple[bytes, str] | None:
         """Data and content type when the URL is a link of this hub, under whatever name it is reached; None when it is not.
 
-        Raises UnknownFile for a link of ours that is altered or expired, FileForbidden.
+        Raises UnknownFile for a link of ours that is altered or expired, FileForbidden, and BodyTooLarge before it reads a file of more
+        than `most` bytes.
         """
         try:
             path = urlsplit(url).path
@@ -223,6 +223,8 @@ class Files:
             return None
         file, opened = self.linked(link, lambda: caller)
         with opened:
+            if most is not None and file.size > most:
+                raise BodyTooLarge(f"the file has {file.size} bytes; at most {most} are read here")
             return opened.read(), file.content_type
 
     def of(self, owner: str, key: str) -> File:

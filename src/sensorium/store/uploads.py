@@ -12,7 +12,6 @@ own until they are complete. A part sent again takes the place of the first; whi
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sensorium.errors import BadRequest, BodyTooLarge, Busy, Forbidden, Unauthorized
+from sensorium.store.database import Connection
 from sensorium.store.files import File, FileExists, Files, QuotaSpent, UnknownFile, new_place
 from sensorium.store.objects import Incoming
 from sensorium.wire import filelinks
@@ -187,7 +187,7 @@ class Uploads:
         except UnknownFile:
             return None
 
-    def _check_open(self, db: sqlite3.Connection, ticket: Ticket, number: int) -> None:
+    def _check_open(self, db: Connection, ticket: Ticket, number: int) -> None:
         if not 1 <= number <= MOST_PARTS:
             raise BadParts(f"parts have numbers from 1 to {MOST_PARTS}, not {number}")
         if ticket.key in self._completing:
@@ -195,7 +195,7 @@ class Uploads:
         if db.execute("SELECT 1 FROM files WHERE key = ?", (ticket.key,)).fetchone():
             raise FileExists("this upload is complete already", hint="ask for a new upload URL")
 
-    def _check_size(self, db: sqlite3.Connection, ticket: Ticket) -> None:
+    def _check_size(self, db: Connection, ticket: Ticket) -> None:
         total = int(db.execute("SELECT sum(size) FROM upload_parts WHERE key = ?", (ticket.key,)).fetchone()[0])
         if total > ticket.most:
             raise BodyTooLarge(f"the parts have {total} bytes together; at most {ticket.most} are kept", hint="the cap is files.max_mb")

@@ -122,7 +122,7 @@ def looks_like_token(text: str) -> bool:
 
 def without_rights(path: str) -> str:
     """A path as it may stand in a log: rights to files are left out."""
-    return _RIGHT.sub("…", path) if path.startswith(("/fal/cdn/", "/fal/proxy")) else path
+    return _RIGHT.sub("…", path) if path.startswith("/fal/cdn/") else path
 
 
 def _subject(key: bytes, purpose: str, text: str, now: float) -> bytes | Standing:
