@@ -13,7 +13,7 @@ from sensorium.errors import UpstreamFailed, UpstreamRefused
 from sensorium.routing.call import Call, Reply
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import sse
-from sensorium.wire.failure import understand
+from sensorium.wire.failure import clean, understand
 
 MOST_BYTES: Final = 512 * 1024 * 1024  # of a film
 EVENTS: Final = "text/event-stream"
@@ -36,10 +36,10 @@ async def answered(dispatch: Dispatch, call: Call) -> Reply:
     reply = await dispatch(call)
     if reply.status == 200:
         return reply
-    failure = understand(reply.status, await reply.whole())
-    source = reply.route.provider.name
+    body = await reply.whole()
+    failure, source = understand(reply.status, body), reply.route.provider.name
     error = UpstreamRefused(
-        failure.message or f"{source} answered {reply.status}",
+        _words(body) or failure.message or f"{source} answered {reply.status}",
         status=reply.status,
         code=failure.code or "upstream_rejected_request",
         source=source,
@@ -92,6 +92,13 @@ def count(given: Any) -> int:
 def seconds(given: Any) -> float:
     """A number of a reply's timings; 0 where it says none."""
     return float(given) if isinstance(given, int | float) and 0 <= given < 1e9 else 0.0
+
+
+def _words(body: bytes) -> str:
+    """The message of an engine's error, without its code."""
+    told = (_object(body) or {}).get("error")
+    words = told.get("message") if isinstance(told, dict) else None
+    return clean(words) if isinstance(words, str) else ""
 
 
 def _take(said: Said, frame: Mapping[str, Any], inside: str) -> None:

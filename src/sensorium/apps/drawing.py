@@ -78,7 +78,7 @@ async def drawn(dispatch: Dispatch, files: Files, task: Task, wish: Wish, clock:
         for number in range(wish.count):
             if wish.count > 1:
                 task.log(f"picture {number + 1} of {wish.count}")
-            reply = await answered(dispatch, _seeded(first, (seed + number) % (SEED.high + 1)))
+            reply = await answered(dispatch, _seeded(first, 1 + (seed - 1 + number) % SEED.high))
             headers = headers or byline.origin(reply)
             pictures.append(await _drawn(reply))
     except SensoriumError as error:

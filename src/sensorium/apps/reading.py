@@ -87,9 +87,14 @@ def blamed(error: SensoriumError, fields: dict[str, str]) -> SensoriumError:
 
 def _fault(one: Any) -> dict[str, Any]:
     loc = ["body", *(part for part in one["loc"] if not str(part).startswith("{"))]  # less the names of a choice's branches
-    ctx = {name: value for name, value in one.get("ctx", {}).items() if isinstance(value, str | int | float | list)}
+    ctx = {name: _plain(value) for name, value in one.get("ctx", {}).items() if isinstance(value, str | int | float | list)}
     shown = {} if one["type"] == "missing" else _shown(one["input"])
     return detail(loc, one["msg"], one["type"], ctx=ctx or None, **shown)
+
+
+def _plain(bound: Any) -> Any:
+    """0 for 0.0: a bound is written as the message writes it."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def _shown(given: Any) -> dict[str, Any]:
