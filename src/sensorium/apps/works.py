@@ -273,10 +273,11 @@ async def _sound(run: Run, url: str) -> str:
     return here
 
 
-def _bytes(text: str, provider: str) -> bytes:
+def _bytes(text: msgspec.Raw, provider: str) -> bytes:
+    """What a JSON string of base64 holds. Blocking: it may be a film."""
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        return base64.b64decode(msgspec.json.decode(text, type=str), validate=True)
+    except (binascii.Error, ValueError, msgspec.DecodeError):
         raise UpstreamFailed(f"{provider} answered with a file whose base64 is damaged") from None
 
 
