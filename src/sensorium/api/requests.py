@@ -60,7 +60,7 @@ class RequestsDoor:
         if caller is not None and asked not in (None, caller):
             raise Forbidden("this token may not read the requests of other callers: it lacks the scope admin", code="missing_scope")
         after, app = given.get("after") or None, given.get("app") or None
-        found = await self._jobs.listed(caller or asked, limit + 1, after, app, _states(given))
+        found = await self._jobs.listed(caller or asked, limit + 1, after, app=app, states=_states(given))
         page = [await self._shown(request) for request in found[:limit]]
         await _answer(visit, {"object": "list", "data": page, "has_more": len(found) > limit})
 
