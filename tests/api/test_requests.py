@@ -93,11 +93,11 @@ class Queue:
         return [Line(1, 1, AT + 0.12345, "INFO", f"{request.id} started"), Line(1, 2, AT + 1, "WARN", "slow")]
 
     async def listed(
-        self, caller: str | None, limit: int, after: str | None = None, app: str | None = None, states: Sequence[State] | None = None
+        self, caller: str | None, limit: int, after: str | None = None, app: str | None = None, states: Sequence[State] = ()
     ) -> list[Request]:
         bound = (await self.of(caller, after)).seq if after else 99
         found = [one for one in reversed(self.rows.values()) if caller in (None, one.caller) and one.seq < bound]
-        return [one for one in found if app in (None, one.app) and (states is None or one.state in states)][:limit]
+        return [one for one in found if app in (None, one.app) and (not states or one.state in states)][:limit]
 
     async def cancel(self, caller: str | None, id: str) -> bool:
         found = await self.of(caller, id)

@@ -199,6 +199,27 @@ def test_a_webhook(client: fal_client.SyncClient, here: Rig) -> None:
     assert (body["request_id"], body["status"], body["payload"]["output"]) == (handle.request_id, "OK", WHOLE)
 
 
+def test_the_operator_sees_the_requests_of_all(client: fal_client.SyncClient, here: Rig) -> None:
+    gate = next(names)
+    other = fal_client.SyncClient(key="other:s")
+    handle = other.submit(APP, asked(WAIT + gate))
+    site(here, f"/arrived/{gate}")
+
+    def jobs(*arguments: str, token: str = KEY) -> list[str]:
+        env = hub_environment(MAC_HUB_URL=here.hub, MAC_API_TOKEN=token)
+        command = [sys.executable, "-m", "sensorium.cli", "jobs", *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+
+    assert jobs("show", handle.request_id)[0] == f"request {handle.request_id} of other: running"
+    assert [line.split()[2] for line in jobs("list", "--state", "running", token="other:s")[1:]] == [handle.request_id]
+    assert jobs("cancel", handle.request_id, token="other:s")[0].startswith(f"{handle.request_id}: ")
+    site(here, f"/left/{gate}")
+    with pytest.raises(HTTPError):
+        handle.get()
+    assert jobs("show", handle.request_id)[0] == f"request {handle.request_id} of other: cancelled"
+    other._client.close()
+
+
 # ---- errors
 
 

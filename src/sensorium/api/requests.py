@@ -161,8 +161,8 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _states(given: dict[str, str]) -> tuple[State, ...] | None:
-    """Those that `state` names, separated by commas, or `status` in fal's words; None for all."""
+def _states(given: dict[str, str]) -> tuple[State, ...]:
+    """Those that `state` names, separated by commas, or `status` in fal's words; empty for all."""
     names, status = given.get("state", ""), given.get("status", "")
     if names and status:
         raise BadRequest("state and status say the same in two ways; give one", param="status")
@@ -172,7 +172,7 @@ def _states(given: dict[str, str]) -> tuple[State, ...] | None:
     for name in wanted:
         if name not in STATES:
             raise BadRequest(f"state is {name[:80]!r}; it is one or more of {', '.join(STATES)}, separated by commas", param="state")
-    return STATUSES[status] if status else tuple(STATES[name] for name in wanted) or None
+    return STATUSES[status] if status else tuple(STATES[name] for name in wanted)
 
 
 def _line(line: Line) -> dict[str, Any]:
