@@ -211,6 +211,11 @@ class Inbox:
         self._held = 0
         self._changed = asyncio.Condition()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._frames)
+
     async def put(self, frame: bytes | str) -> None:
         """Add the newest."""
         async with self._changed:
