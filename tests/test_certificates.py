@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sensorium.certificates import Made, ensure
+from sensorium.certificates import Made, ensure, shown
 from sensorium.errors import SettingsError
 from sensorium.webserver import Tls, configured
 from tests.serving import serving
@@ -201,3 +201,14 @@ def test_a_certificate_that_cannot_be_shown_is_told_before_the_start(tmp_path: P
         configured(app, grace_s=1, most_message=1, tls=Tls(tmp_path / "missing.pem", one.key))
     with pytest.raises(SettingsError, match="cannot be used together: KEY_VALUES_MISMATCH"):
         configured(app, grace_s=1, most_message=1, tls=Tls(one.certificate, other.key))
+
+
+def test_the_listener_shows_the_named_pair_or_the_one_of_the_folder(tmp_path: Path) -> None:
+    made = shown(tmp_path / "tls")
+    assert (made.certificate, made.key) == (tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
+    assert made.certificate.is_file()
+    named = shown(tmp_path / "other", Path("a.pem"), Path("a.key"))
+    assert (named.certificate, named.key) == (Path("a.pem"), Path("a.key"))
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(SettingsError, match="belong together"):
+        shown(tmp_path, Path("a.pem"))

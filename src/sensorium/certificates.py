@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sensorium.errors import SettingsError
+from sensorium.webserver import Tls
 
 FOLDER: Final = "tls"
 CA, CA_KEY, SERVER, SERVER_KEY = "ca.pem", "ca.key", "server.pem", "server.key"
@@ -64,13 +65,26 @@ def ensure(folder: Path, names: Sequence[str] = (), *, now: datetime | None = No
     new_ca = authority is None or authority.not_valid_after_utc - now < SERVER_LIFE + RENEWED_BEFORE
     if authority is None or new_ca:
         authority = _new_authority(folder, now)
-    shown = _server(folder)
-    told = _told(shown) if shown else ()
-    new = shown is None or not _good(folder, shown, authority, now) or not {*wanted} <= {*told}
-    if shown is None or new:
-        shown = _new_server(folder, tuple(dict.fromkeys([*wanted, *told])), authority, now)
+    server = _server(folder)
+    told = _told(server) if server else ()
+    new = server is None or not _good(folder, server, authority, now) or not {*wanted} <= {*told}
+    if server is None or new:
+        server = _new_server(folder, tuple(dict.fromkeys([*wanted, *told])), authority, now)
     files = (folder / CA, folder / SERVER, folder / SERVER_KEY)
-    return Made(*files, _told(shown), shown.not_valid_after_utc, new_ca, new)
+    return Made(*files, _told(server), server.not_valid_after_utc, new_ca, new)
+
+
+def shown(folder: Path, certificate: Path | None = None, key: Path | None = None) -> Tls:
+    """The pair for a listener: the one that was named, else the one of `folder`, made or renewed if it must be.
+
+    Raises SettingsError as `ensure` does, and when only half of a pair is named.
+    """
+    if (certificate is None) != (key is None):
+        raise SettingsError(["server.tls_cert and server.tls_key belong together; give both, or none for what `sensorium tls` makes"])
+    if certificate is not None and key is not None:
+        return Tls(certificate, key)
+    made = ensure(folder)
+    return Tls(made.certificate, made.key)
 
 
 def _authority(folder: Path) -> x509.Certificate | None:
@@ -85,22 +99,22 @@ def _authority(folder: Path) -> x509.Certificate | None:
 def _server(folder: Path) -> x509.Certificate | None:
     """The certificate that is there, also a useless one: its names are kept."""
     try:
-        shown = x509.load_pem_x509_certificate((folder / SERVER).read_bytes())
-        _told(shown)
-        return shown
+        found = x509.load_pem_x509_certificate((folder / SERVER).read_bytes())
+        _told(found)
+        return found
     except (OSError, ValueError, x509.ExtensionNotFound):
         return None
 
 
-def _good(folder: Path, shown: x509.Certificate, authority: x509.Certificate, now: datetime) -> bool:
+def _good(folder: Path, server: x509.Certificate, authority: x509.Certificate, now: datetime) -> bool:
     """Whether it is of this authority, has its key beside it, and is not near its end."""
     try:
-        shown.verify_directly_issued_by(authority)
+        server.verify_directly_issued_by(authority)
         key = _key(folder / SERVER_KEY)
     except (InvalidSignature, ValueError, TypeError, OSError):
         return False
-    in_time = shown.not_valid_before_utc <= now and shown.not_valid_after_utc - now >= RENEWED_BEFORE
-    return in_time and shown.public_key() == key.public_key()
+    in_time = server.not_valid_before_utc <= now and server.not_valid_after_utc - now >= RENEWED_BEFORE
+    return in_time and server.public_key() == key.public_key()
 
 
 def _new_authority(folder: Path, now: datetime) -> x509.Certificate:
@@ -203,8 +217,8 @@ def _general(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _told(shown: x509.Certificate) -> tuple[str, ...]:
-    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+def _told(server: x509.Certificate) -> tuple[str, ...]:
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return tuple(str(name.value) for name in names)
 
 

@@ -35,9 +35,10 @@ def tls(
         made = ensure(found.data_dir.resolve() / FOLDER, name or ())
         port = found.server.tls_port
         print(_told(made))
-        if not port:
+        if port is None:
             print(f"\n# the hub listens with TLS from its next start on, once its settings name a port:\n{_set(settings)}")
-        print(f"\n{lines(made.ca, f'127.0.0.1:{port or PORT}')}")
+        place = "127.0.0.1:PORT" if port == 0 else f"127.0.0.1:{port or PORT}"
+        print(f"\n{lines(made.ca, place)}")
 
 
 def lines(ca: Path, place: str) -> str:

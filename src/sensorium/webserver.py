@@ -120,7 +120,8 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
     except OSError as error:
         reason = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
         named = f"{setting}: " if setting else ""
-        raise SettingsError([f"{named}{host} port {port} cannot be listened on: {reason}; choose another with --port"]) from None
+        advice = "choose another with --port" if setting in ("", "server.port") else "choose another"
+        raise SettingsError([f"{named}{host} port {port} cannot be listened on: {reason}; {advice}"]) from None
 
 
 def address(listener: socket.socket, scheme: str = "http") -> str:

@@ -36,6 +36,7 @@ WAITING: Final = fal_realtime.BUFFERING[-1]
 IDLE_S: Final = 300.0
 SEND_S: Final = 60.0  # a peer that takes nothing for so long is gone
 AT_MOST: Final = 200  # connections
+REASON_BYTES: Final = 123  # what fits into a close frame
 CLEAN, REFUSED, BROKEN, TRY_LATER = 1000, 1008, 1011, 1013  # close codes of RFC 6455 and its registry
 
 
@@ -112,7 +113,7 @@ class RealtimeDoor:
             opened = self._opened(visit, scheme)
         except SensoriumError as error:
             await line.tell(fal_realtime.told(error, visit.request_id))
-            await line.close(TRY_LATER if isinstance(error, Busy) else REFUSED, error.code)
+            await line.close(TRY_LATER if isinstance(error, Busy) else REFUSED, error.message)
             return
         await Conversation(opened, line, self._limits).run()
 
@@ -266,8 +267,9 @@ class Line:
         await self._bounded(self._send({"type": "websocket.send", kind: frame}))
 
     async def close(self, code: int, reason: str) -> None:
-        """End it from this side."""
-        await self._bounded(self._send({"type": "websocket.close", "code": code, "reason": reason}))
+        """End it from this side. Of an unknown caller JavaScript shows nothing but the reason."""
+        shown = reason.encode()[:REASON_BYTES].decode("utf-8", "ignore")
+        await self._bounded(self._send({"type": "websocket.close", "code": code, "reason": shown}))
 
     async def _bounded(self, sending: Awaitable[None]) -> None:
         try:
