@@ -28,7 +28,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Exchange:
-    """A request and the way to answer it. `status` is 0 until an answer has begun; `peer` is the caller's address.
+    """A request and the way to answer it. `status` is 0 until an answer has begun; `peer` is the caller's address, `scheme` http or https.
 
     `received` and `sent` are the bytes of both bodies so far.
     """
@@ -36,6 +36,7 @@ class Exchange:
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.scheme: str = scope.get("scheme", "http")
         self.peer: str | None = scope["client"][0] if scope.get("client") else None
         self.status = self.received = self.sent = 0
         self._headers: dict[str, str] = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in scope["headers"]}

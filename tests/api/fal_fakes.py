@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,8 +18,9 @@ from sensorium.api.fal_run import RunDoor
 from sensorium.api.hold import Hold
 from sensorium.api.router import Router
 from sensorium.apps.app import Output, Task, UnknownApp
-from sensorium.errors import AddressRefused, Busy, SensoriumError, Unprocessable
+from sensorium.errors import AddressRefused, Busy, SensoriumError
 from sensorium.exchange import Render
+from sensorium.jobs.endings import failed
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, KeyReused, Request, Rules, State, UnknownRequest
 from sensorium.wire import fal_errors, openai
@@ -148,7 +149,7 @@ class FakeQueue:
         self.requests[id], self.asked[id], self.logs[id] = request, asked, []
         return request
 
-    async def of(self, caller: str, id: str) -> Request:
+    async def of(self, caller: str | None, id: str) -> Request:
         found = self.requests.get(id)
         if found is None or found.caller != caller:
             raise UnknownRequest(f"no request {id[:80]} of this caller is known")
@@ -172,7 +173,7 @@ class FakeQueue:
     async def lines(self, request: Request, after: tuple[int, int] = (0, 0)) -> list[Line]:
         return [line for line in self.logs[request.id] if (line.attempt, line.number) > after]
 
-    async def cancel(self, caller: str, id: str) -> bool:
+    async def cancel(self, caller: str | None, id: str) -> bool:
         found = self.requests[id]
         if found.done:
             return False
@@ -182,10 +183,9 @@ class FakeQueue:
     async def output(self, request: Request) -> bytes | None:
         return self.outputs.get(request.id)
 
-    async def listed(
-        self, caller: str, limit: int, after: str | None = None, app: str | None = None, states: Sequence[State] | None = None
-    ) -> list[Request]:
-        mine = [one for one in self.requests.values() if one.caller == caller and one.app == app and (not states or one.state in states)]
+    async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:
+        known = [one for one in self.requests.values() if (one.caller, one.app, one.work) == (caller, which["app"], which["work"])]
+        mine = [one for one in known if not which["states"] or one.state in which["states"]]
         bound = self.requests[after].seq if after is not None else 2**62
         return [one for one in reversed(mine) if one.seq < bound][:limit]
 
@@ -224,12 +224,12 @@ class FakeQueue:
         self.log(found.id, "finished")
         task = Task(found.id, found.caller, json.loads(self.asked[found.id].body), found.path)
         try:
-            made = await app.run(task)
+            output = await app.run(task)
         except SensoriumError as error:
-            ended = fal_errors.ended(error, found.id)
-            self.end(found.id, ended.body, ended.status, ended.told)
+            made = failed(error, "final", found.id)
+            self.end(found.id, made.body, made.status, made.told)
         else:
-            self.end(found.id, json.dumps(made.body).encode(), told={"inference_time": 0.5, "headers": made.headers or {}})
+            self.end(found.id, json.dumps(output.body).encode(), told={"inference_time": 0.5, "headers": output.headers or {}})
 
 
 def asked(caller: str = "local", app: str = ECHO, body: bytes = b'{"prompt": "x"}', work: str = "fal") -> Asked:
@@ -278,6 +278,3 @@ def doors(steps: bool = False, **options: Any) -> Iterator[Place]:
             yield place
         finally:
             place.hub.close()
-
-
-__all__ = ["DEEP", "ECHO", "NOW", "Echo", "FakeQueue", "Place", "Unprocessable", "asked", "doors"]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sensorium.api.hold import Hold
-from sensorium.errors import DeadlineExceeded, SensoriumError, Unavailable, UpstreamFailed
+from sensorium.errors import Cause, DeadlineExceeded, SensoriumError, Unavailable, UnknownModel, UpstreamFailed
+from sensorium.jobs.endings import failed
 from sensorium.jobs.request import State
-from sensorium.wire import fal_errors
 from tests.api.fal_fakes import DEEP, ECHO, Place, asked, doors
 
 QUEUE = f"/fal/queue/{ECHO}"
@@ -72,7 +72,6 @@ def test_every_header_and_parameter_of_a_submission_reaches_the_queue(place: Pla
         "X-Fal-No-Retry": "Yes",
         "X-Fal-Retry-Config": '{"server_error": {"retries": 2}, "timeout": {"retries": 99}, "else": 1}',
         "Idempotency-Key": "k1",
-        "x-sensorium-where": "local_only",
     }
     query = "?fal_webhook=https%3A%2F%2Fmy.app%2Fhook%3Fx%3D1%26y%3D2&fal_max_queue_length=7"
     assert place.hub.json("POST", QUEUE + query, {"prompt": "x"}, headers)[0] == 200
@@ -82,7 +81,6 @@ def test_every_header_and_parameter_of_a_submission_reaches_the_queue(place: Pla
     assert (got.rules.hint, got.rules.kept, got.rules.no_retry) == ("lora1", False, True)
     assert got.rules.retries == {"server_error": 2, "timeout": 9}
     assert got.call["lifecycle"] == {"expires_s": 60.0, "acl": None}
-    assert list(got.call["terms"]["wheres"]) == [None, "local_only"]
 
 
 def test_a_submission_without_wishes_has_none(place: Place) -> None:
@@ -256,22 +254,23 @@ def test_a_start_that_came_too_late(place: Place) -> None:
     assert reply.getheader("x-fal-request-timeout-type") == "user"
 
 
-FINAL = [
-    (UpstreamFailed("it broke"), 500, "runner_server_error"),
-    (Unavailable("nobody is there"), 500, "runner_scheduling_failure"),
-    (DeadlineExceeded("it took too long"), 500, "request_timeout"),
-    (SensoriumError("the hub failed"), 500, "internal_error"),
+FINAL: list[tuple[SensoriumError, Cause, str]] = [
+    (UpstreamFailed("it broke"), "server_error", "runner_server_error"),
+    (Unavailable("nobody is there"), "busy", "runner_scheduling_failure"),
+    (DeadlineExceeded("it took too long"), "timeout", "request_timeout"),
+    (SensoriumError("the hub failed"), "final", "internal_error"),
+    (UnknownModel("the model is gone"), "final", "model_not_found"),
 ]
 
 
-@pytest.mark.parametrize(("error", "status", "kind"), FINAL)
-def test_a_failure_for_good_has_no_status_that_clients_repeat(place: Place, error: SensoriumError, status: int, kind: str) -> None:
+@pytest.mark.parametrize(("error", "cause", "kind"), FINAL)
+def test_a_failure_for_good_has_no_status_that_clients_repeat(place: Place, error: SensoriumError, cause: Cause, kind: str) -> None:
     id = submitted(place)
-    ended = fal_errors.ended(error, id)
-    place.queue.end(id, ended.body, ended.status, ended.told)
+    made = failed(error, cause, id)
+    place.queue.end(id, made.body, made.status, made.told)
     reply, raw = place.hub.call("GET", f"{REQUESTS}/{id}")
     told = json.loads(raw)
-    assert (reply.status, told["detail"], told["error_type"], reply.getheader("x-fal-error-type")) == (status, error.message, kind, kind)
+    assert (reply.status, told["detail"], told["error_type"], reply.getheader("x-fal-error-type")) == (500, error.message, kind, kind)
     assert reply.getheader("x-fal-request-timeout-type") is None
     shown = place.hub.json("GET", f"{REQUESTS}/{id}/status")[1]
     assert (shown["status"], shown["error"], shown["error_type"]) == ("COMPLETED", error.message, kind)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from sensorium.api.base_url import base_url
-from sensorium.api.fal_requests import WORK, Apps, Place, asked, place, target
+from sensorium.api.fal_requests import Apps, Place, asked, place, target
 from sensorium.api.fal_run import EVENTS, OPENAPI, PING, PING_S, described
 from sensorium.api.hold import Hold
 from sensorium.api.router import Entry
 from sensorium.api.visit import Visit
+from sensorium.apps.queued import NAME
 from sensorium.errors import BadRequest, Busy, MethodNotAllowed, NotFound
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, Request, State, UnknownRequest
@@ -32,22 +33,20 @@ WORDS: Final[dict[State, Word]] = {
 }
 METHODS: Final = {(): "GET", ("response",): "GET", ("status",): "GET", ("status", "stream"): "GET", ("cancel",): "PUT"}
 Outlook = Callable[[Request, int], tuple[float | None, str | None]]
-"""Of a request and its position: the seconds until it may be over, and the state of its model. Each None when unknown."""
+"""Of an unfinished request and its position: the seconds until it may be over, and the state of its model. Each None when unknown."""
 
 
 class Queue(Protocol):
     """What the door needs of the queue (`jobs.dispatcher.Jobs`)."""
 
     async def submit(self, asked: Asked) -> tuple[Request, bool]: ...
-    async def of(self, caller: str, id: str) -> Request: ...
+    async def of(self, caller: str | None, id: str) -> Request: ...
     async def position(self, request: Request) -> int: ...
     async def changed(self, request: Request, seconds: float) -> Request: ...
     async def lines(self, request: Request, after: tuple[int, int] = (0, 0)) -> list[Line]: ...
-    async def cancel(self, caller: str, id: str) -> bool: ...
+    async def cancel(self, caller: str | None, id: str) -> bool: ...
     async def output(self, request: Request) -> bytes | None: ...
-    async def listed(
-        self, caller: str, limit: int, after: str | None = None, app: str | None = None, states: Sequence[State] | None = None
-    ) -> list[Request]: ...
+    async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]: ...
 
 
 class ResultGone(NotFound):
@@ -138,7 +137,7 @@ class QueueDoor:
     async def _known(self, visit: Visit, there: Place) -> Request:
         """The caller's request under the app that the path names. Raises UnknownRequest."""
         found = await self._queue.of(visit.caller, there.id)
-        if found.work != WORK or found.app != there.app:
+        if found.work != NAME or found.app != there.app:
             raise UnknownRequest(f"no request {there.id[:80]} of {there.app[:80]} is known")
         return found
 
@@ -237,8 +236,8 @@ class QueueDoor:
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}", param="limit")
         if status not in ("", IN_QUEUE, IN_PROGRESS, COMPLETED):
             raise BadRequest(f"status is one of {IN_QUEUE}, {IN_PROGRESS}, {COMPLETED}", param="status")
-        states = [state for state, word in WORDS.items() if word == status] if status else None
-        found = await self._queue.listed(visit.caller, int(limit) + 1, asked.get("after") or None, app, states)
+        which = {"app": app, "work": NAME, "states": [state for state, word in WORDS.items() if word == status]}
+        found = await self._queue.listed(visit.caller, int(limit) + 1, asked.get("after") or None, **which)
         page = [await self._row(visit, request) for request in found[: int(limit)]]
         await visit.answer(fal_status.listed(page, found[int(limit) - 1].id if len(found) > len(page) else None))
 

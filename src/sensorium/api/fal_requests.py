@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sensorium.api.visit import Visit
 from sensorium.apps.app import App
+from sensorium.apps.queued import NAME
 from sensorium.jobs.request import Asked, Rules
 from sensorium.wire.fal import endpoint
 from sensorium.wire.fal_submit import Submission
 from sensorium.wire.paths import checked
 
-WORK: Final = "fal"  # who runs these requests (`Jobs.works`)
 REQUESTS: Final = "requests"  # the segment that ends an app's id; no app may use it
 
 
@@ -60,15 +60,15 @@ def place(path: str) -> Place | None:
 
 
 def asked(visit: Visit, there: Target, wishes: Submission, body: bytes, base_url: str) -> Asked:
-    """The submission. What the run needs of the door stands in `call`. Raises UnknownApp for a sub-path that the app does not have."""
+    """The submission; `call` is read by `apps.queued`. Raises UnknownApp for a sub-path that the app does not have."""
     return Asked(
-        work=WORK,
+        work=NAME,
         app=there.id,
         path=there.path,
         lane=there.app.lane(there.path),
         caller=visit.caller,
         body=body,
-        call=_remembered(visit, wishes, base_url),
+        call={"base_url": base_url, "lifecycle": asdict(wishes.lifecycle)},
         prio=wishes.prio,
         start_within_s=wishes.start_within_s,
         webhook_url=wishes.webhook_url,
@@ -76,15 +76,3 @@ def asked(visit: Visit, there: Target, wishes: Submission, body: bytes, base_url
         most_waiting=wishes.most_waiting,
         rules=Rules(no_retry=wishes.no_retry, retries=wishes.retries, hint=wishes.hint, kept=wishes.kept),
     )
-
-
-def _remembered(visit: Visit, wishes: Submission, base_url: str) -> dict[str, Any]:
-    """What holds for a run as it would for a direct call: links, files, terms, whom it is for."""
-    terms = visit.terms
-    return {
-        "base_url": base_url,
-        "lifecycle": asdict(wishes.lifecycle),
-        "terms": {"wheres": terms.wheres, "deadline_s": terms.deadline_s, "headers": dict(terms.headers)},
-        "attribution": visit.origin.attribution,
-        "door": visit.origin.door,
-    }

@@ -129,8 +129,7 @@ class Router:
             return
         principal = self._auth(visit)
         visit.caller = visit.origin.caller = principal.name
-        visit.terms = terms(visit, principal)
-        with under(visit.terms):
+        with under(terms(visit, principal)):
             await visit.attended(entry.handler(visit))
 
     def _find(self, visit: Visit) -> Entry:

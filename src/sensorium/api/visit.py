@@ -9,7 +9,6 @@ from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.routing.call import Reply
 from sensorium.routing.origin import Origin, from_headers
-from sensorium.routing.terms import Terms
 from sensorium.wire import anthropic, fal_errors, sse
 
 SOURCE, MODEL, CHANGED = "x-sensorium-source", "x-sensorium-model", "x-sensorium-changed"
@@ -19,17 +18,15 @@ CHANGED_MOST = 2000  # characters
 
 class Visit(Exchange):
     """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path, `query` is what follows its `?`,
-    `raw_path` the path as it was sent, `scheme` http or https, `caller` is the name of the principal, `terms` what it asks of every call,
-    `origin` what is recorded of this request, `shared` are headers of any answer, `max_body` is in bytes."""
+    `raw_path` the path as it was sent, `caller` is the name of the principal, `origin` what is recorded of this request, `shared` are
+    headers of any answer, `max_body` is in bytes."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, render: Render, max_body: int) -> None:
         super().__init__(scope, receive, send)
         self.params: tuple[str, ...] = ()
         self.query: bytes = scope.get("query_string", b"")
         self.raw_path: bytes = scope.get("raw_path") or b""
-        self.scheme: str = scope.get("scheme") or "http"
         self.caller = ""
-        self.terms = Terms()
         self.shared: Mapping[str, str] = {}
         self.origin = Origin(self.request_id, from_headers(self.header))
         self._render = render

@@ -6,7 +6,6 @@ Both carry a top-level `message` beside, which JavaScript clients show (fal API 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -64,15 +63,6 @@ def sentence(fault: dict[str, Any]) -> str:
     return f"{[name for name in fault['loc'] if isinstance(name, str)][-1]}: {fault['msg']}"
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What a failed run leaves: the body of its result, its status, and what its status and its webhook tell."""
-
-    body: bytes
-    status: int
-    told: dict[str, Any]
-
-
 def error(err: SensoriumError, request_id: str) -> bytes:
     """The whole error body."""
     faults = _faults(err)
@@ -111,15 +101,6 @@ def headers(err: SensoriumError) -> dict[str, str]:
     if err.status == 429:
         said[NEEDS_RETRY] = "1"
     return said
-
-
-def ended(err: SensoriumError, request_id: str) -> Ended:
-    """The end of a queued run in this error, for good: no status that clients repeat."""
-    faults = _faults(err)
-    # The type of a timeout is told of a start that came too late alone, and nobody shall begin anew what is over.
-    said = {name: text for name, text in headers(err).items() if faults or name == ERROR_TYPE}
-    told = {"error": sentence(faults[0]) if faults else err.message, "error_type": error_type(err), "headers": said}
-    return Ended(error(err, request_id), _FINAL.get(err.status, err.status), told)
 
 
 def final(status: int, told: Mapping[str, Any]) -> tuple[int, dict[str, str]]:
