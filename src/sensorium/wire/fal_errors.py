@@ -63,8 +63,8 @@ def sentence(fault: dict[str, Any]) -> str:
     return f"{[name for name in fault['loc'] if isinstance(name, str)][-1]}: {fault['msg']}"
 
 
-def error(err: SensoriumError, request_id: str) -> bytes:
-    """The whole error body."""
+def error(err: SensoriumError, request_id: str, kind: str = "") -> bytes:
+    """The whole error body; `kind` is its type where more is known than the error tells."""
     faults = _faults(err)
     if faults:
         return msgspec.json.encode({"detail": faults, "message": sentence(faults[0])})
@@ -76,7 +76,8 @@ def error(err: SensoriumError, request_id: str) -> bytes:
         detail = err.message
     elif err.code == "invalid_token":
         detail = NO_USER
-    return msgspec.json.encode({"detail": detail, "error_type": error_type(err), "message": said, "request_id": request_id, **more})
+    told = {"detail": detail, "error_type": kind or error_type(err), "message": said, "request_id": request_id, **more}
+    return msgspec.json.encode(told)
 
 
 def error_type(err: SensoriumError) -> str:
@@ -115,4 +116,6 @@ def _faults(err: SensoriumError) -> list[dict[str, Any]]:
         return err.details
     if not isinstance(err, Unprocessable):
         return []
+    if err.code == "idempotency_key_reused":
+        return [detail(["header", "idempotency-key"], err.message, "value_error")]
     return [detail(["body", err.param] if err.param else ["body"], err.message, "value_error")]
