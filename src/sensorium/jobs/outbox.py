@@ -1,7 +1,7 @@
 """stand-in until the branch lands"""
 
-import sqlite3
+from sensorium.store.database import Connection
 
 
-def add(db: sqlite3.Connection, request_id: str, caller: str, url: str, now: float) -> None:
+def add(db: Connection, request_id: str, caller: str, url: str, now: float) -> None:
     """x"""

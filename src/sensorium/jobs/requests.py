@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from sensorium.jobs.endings import CANCELLED, DISCONNECTED, TIMED_OUT
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, KeyReused, Made, NotRepeatable, Request, State
 from sensorium.jobs.rows import COLUMNS, INLINE
-from sensorium.store.database import Database
+from sensorium.store.database import Connection, Database
 from sensorium.store.writer import Writer
 
 KEY_S = 86_400.0  # how long an idempotency key is remembered
@@ -59,7 +58,7 @@ class Requests:
         }
         sql = f"INSERT INTO requests ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) RETURNING {COLUMNS}"
 
-        def change(db: sqlite3.Connection) -> tuple[Request, bool]:
+        def change(db: Connection) -> tuple[Request, bool]:
             earlier = _earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
             return (earlier, True) if earlier else (rows.one(db.execute(sql, tuple(row.values()))), False)
 
@@ -74,7 +73,7 @@ class Requests:
         """
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> list[tuple[Request, bytes | None]]:
+        def change(db: Connection) -> list[tuple[Request, bytes | None]]:
             left, found = dict(caps), list[Any]()
             for lane, most in free:
                 chosen = _heads(db, lane, most, left)
@@ -93,7 +92,7 @@ class Requests:
         output = made.body if len(made.body) <= INLINE else None
         values = (state, rows.as_json(made.told), made.status, output, now, now + kept_s, running.rules.kept, running.id, running.attempt)
 
-        def change(db: sqlite3.Connection) -> Request | None:
+        def change(db: Connection) -> Request | None:
             sql = (
                 "UPDATE requests SET state = ?, told = ?, status = ?, output = ?, finished_at = ?, payload_expires_at = ?, upstream = NULL,"
                 f" input = iif(?, input, NULL), ver = ver + 1 WHERE id = ? AND attempt = ? AND state = 1 RETURNING {COLUMNS}"
@@ -113,7 +112,7 @@ class Requests:
         """Let a run end, and the request wait until then. `run` 0 does not count it, `death` 1 counts it as a death of its worker."""
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> Request | None:
+        def change(db: Connection) -> Request | None:
             sql = (
                 "UPDATE requests SET state = iif(?1 > ?2, 2, 0), not_before = ?1, runs = runs - 1 + ?3, deaths = deaths + ?4, ver = ver + 1"
                 f" WHERE id = ?5 AND attempt = ?6 AND state = 1 RETURNING {COLUMNS}"
@@ -135,7 +134,7 @@ class Requests:
         """Cancel a request that waits, mark one that runs. True when it is or may yet be cancelled. Raises UnknownRequest."""
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> tuple[Request, bool]:
+        def change(db: Connection) -> tuple[Request, bool]:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
             if found.done:
                 return found, False
@@ -150,7 +149,7 @@ class Requests:
         """End requests that wait."""
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> list[Request]:
+        def change(db: Connection) -> list[Request]:
             waiting = [id for id in ids if rows.first(db.execute("SELECT 1 FROM requests WHERE id = ? AND state IN (0, 2)", (id,)))]
             return [rows.over(db, id, State.FAILED, made, now) for id in waiting]
 
@@ -159,7 +158,7 @@ class Requests:
     async def again(self, caller: str | None, id: str) -> Request:
         """Queue an ended request that did not succeed once more, its runs forgotten. Raises UnknownRequest, NotRepeatable."""
 
-        def change(db: sqlite3.Connection) -> Request:
+        def change(db: Connection) -> Request:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
             sql = (
                 "UPDATE requests SET state = 0, runs = 0, deaths = 0, told = '{}', status = NULL, output = NULL, finished_at = NULL,"
@@ -179,7 +178,7 @@ class Requests:
         """The delayed whose time has come, now queued; and those whose start deadline has passed, now failed."""
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> tuple[list[Request], list[Request]]:
+        def change(db: Connection) -> tuple[list[Request], list[Request]]:
             late = db.execute("SELECT id FROM requests WHERE state IN (0, 2) AND start_deadline <= ? LIMIT ?", (now, BATCH)).fetchall()
             over = [rows.over(db, id, State.FAILED, TIMED_OUT, now) for (id,) in late]
             sql = f"UPDATE requests SET state = 0, ver = ver + 1 WHERE state = 2 AND not_before <= ? RETURNING {COLUMNS}"
@@ -204,7 +203,7 @@ class Requests:
         """What is marked as running and is not among those that do: finished from its spool, cancelled, failed, or queued again."""
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> list[Request]:
+        def change(db: Connection) -> list[Request]:
             found = [rows.request(row) for row in db.execute(f"SELECT {COLUMNS} FROM requests WHERE state = 1").fetchall()]
             return [_recovered(db, request, spooled(request), most_runs, now, kept_s) for request in found if request.id not in running]
 
@@ -217,7 +216,7 @@ class Requests:
     async def remove(self, caller: str | None, id: str) -> Request:
         """Forget a request, its payload and its lines. Raises UnknownRequest."""
 
-        def change(db: sqlite3.Connection) -> Request:
+        def change(db: Connection) -> Request:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
             for table, column in (("requests", "id"), ("request_logs", "request"), ("attempts", "request")):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (id,))
@@ -234,7 +233,7 @@ class Requests:
         """Erase what has been kept long enough, a batch of it: the ids whose payload is gone now. Old rows and lines go too."""
         now = self.now()
 
-        def change(db: sqlite3.Connection) -> list[str]:
+        def change(db: Connection) -> list[str]:
             sql = (
                 "UPDATE requests SET payload_gone = 1, input = NULL, output = NULL, ver = ver + 1 WHERE seq IN (SELECT seq FROM requests"
                 " WHERE state > 2 AND payload_gone = 0 AND payload_expires_at <= ? LIMIT ?) RETURNING id"
@@ -338,7 +337,7 @@ def new_id(now: float) -> str:
     return "-".join((plain[:8], plain[8:12], plain[12:16], plain[16:20], plain[20:]))
 
 
-def _recovered(db: sqlite3.Connection, lost: Request, made: Made | None, most_runs: int, now: float, kept_s: float) -> Request:
+def _recovered(db: Connection, lost: Request, made: Made | None, most_runs: int, now: float, kept_s: float) -> Request:
     rows.ended(db, lost, now, "lost" if made is None else "spooled")
     if made is not None:
         return rows.over(db, lost.id, State.SUCCEEDED if made.status == 200 else State.FAILED, made, now, kept_s)
@@ -349,7 +348,7 @@ def _recovered(db: sqlite3.Connection, lost: Request, made: Made | None, most_ru
     return rows.one(db.execute(f"UPDATE requests SET state = 0, ver = ver + 1 WHERE id = ? RETURNING {COLUMNS}", (lost.id,)))
 
 
-def _heads(db: sqlite3.Connection, lane: str, most: int, left: dict[str, int]) -> list[int]:
+def _heads(db: Connection, lane: str, most: int, left: dict[str, int]) -> list[int]:
     """The first that wait in a lane. Where some callers may run only so many more (`left`, which is counted down), the heads of all callers
     are compared: what waits of a caller that may not is never scanned."""
     if not left:
@@ -369,7 +368,7 @@ def _heads(db: sqlite3.Connection, lane: str, most: int, left: dict[str, int]) -
     return [seq for _, _, seq, _ in chosen]
 
 
-def _earlier(db: sqlite3.Connection, asked: Asked, since: float, hashed: bytes | None) -> Request | None:
+def _earlier(db: Connection, asked: Asked, since: float, hashed: bytes | None) -> Request | None:
     named = (asked.caller, asked.app, asked.idempotency_key)
     where = "WHERE caller = ? AND app = ? AND idem_key = ?"
     db.execute(f"UPDATE requests SET idem_key = NULL {where} AND created_at <= ?", (*named, since))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 from sensorium.jobs import outbox
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Made, Request, Rules, State, UnknownRequest
+from sensorium.store.database import Connection, Cursor
 
 INLINE = 64 * 1024  # bytes; a longer input or output is a file
 COLUMNS = (
@@ -21,7 +21,7 @@ _decode = msgspec.json.decode
 _rules = msgspec.json.Decoder(Rules)
 
 
-def over(db: sqlite3.Connection, id: str, state: State, made: Made, now: float, kept_s: float = 30 * 86_400.0) -> Request:
+def over(db: Connection, id: str, state: State, made: Made, now: float, kept_s: float = 30 * 86_400.0) -> Request:
     """End a request, whatever it is doing."""
     output = made.body if len(made.body) <= INLINE else None
     sql = (
@@ -31,20 +31,20 @@ def over(db: sqlite3.Connection, id: str, state: State, made: Made, now: float, 
     return notified(db, one(db.execute(sql, (state, as_json(made.told), made.status, output, now, now + kept_s, id))), now)
 
 
-def notified(db: sqlite3.Connection, over: Request, now: float) -> Request:
+def notified(db: Connection, over: Request, now: float) -> Request:
     """The request, which has just ended, with its notification written beside it."""
     if over.webhook_url is not None:
         outbox.add(db, over.id, over.caller, over.webhook_url, now)
     return over
 
 
-def ended(db: sqlite3.Connection, running: Request, now: float, outcome: str) -> None:
+def ended(db: Connection, running: Request, now: float, outcome: str) -> None:
     """A run has ended so."""
     row = (running.id, running.attempt, running.claimed_at or now, now, outcome)
     db.execute("INSERT OR REPLACE INTO attempts (request, attempt, began, ended, outcome) VALUES (?, ?, ?, ?, ?)", row)
 
 
-def write_lines(db: sqlite3.Connection, id: str, lines: Iterable[Line]) -> None:
+def write_lines(db: Connection, id: str, lines: Iterable[Line]) -> None:
     """Add lines, each once."""
     sql = "INSERT OR IGNORE INTO request_logs (request, attempt, number, at, level, message) VALUES (?, ?, ?, ?, ?, ?)"
     db.executemany(sql, [(id, line.attempt, line.number, line.at, line.level, line.message) for line in lines])
@@ -58,13 +58,13 @@ def known(cursor: Iterable[Any], caller: str | None, id: str) -> Request:
     return found[0]
 
 
-def first(cursor: sqlite3.Cursor) -> Any | None:
+def first(cursor: Cursor) -> Any | None:
     """The first row, when there is one."""
     rows = cursor.fetchall()
     return rows[0] if rows else None
 
 
-def one(cursor: sqlite3.Cursor) -> Request:
+def one(cursor: Cursor) -> Request:
     """The one row, as a request."""
     return request(cursor.fetchall()[0])
 
