@@ -19,6 +19,7 @@ from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumErr
 from sensorium.exchange import Receive, Render, Send
 from sensorium.routing.origin import ORIGIN
 from sensorium.routing.terms import under
+from sensorium.wire.filelinks import without_rights
 
 log = logging.getLogger("sensorium.hub")
 Handler = Callable[[Visit], Coroutine[Any, Any, None]]
@@ -83,7 +84,7 @@ class Router:
                 visit.shared = self._cors.headers(visit.header("origin"))
             await self._recorded(visit)
             took = 1000 * (time.perf_counter() - began)
-            log.info("%s %r %s %.1f ms %s", visit.method, visit.path[:200], visit.status, took, visit.request_id)
+            log.info("%s %r %s %.1f ms %s", visit.method, without_rights(visit.path)[:200], visit.status, took, visit.request_id)
 
     async def _recorded(self, visit: Visit) -> None:
         """Answer, with the calls that this makes recorded as one."""

@@ -7,13 +7,15 @@ from typing import Any
 
 from sensorium.errors import SensoriumError, UpstreamRefused
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
+from sensorium.routing.byline import CHANGED as CHANGED
+from sensorium.routing.byline import MODEL as MODEL
+from sensorium.routing.byline import PASSED_OVER as PASSED_OVER
+from sensorium.routing.byline import PLACE as PLACE
+from sensorium.routing.byline import SOURCE as SOURCE
+from sensorium.routing.byline import origin as origin
 from sensorium.routing.call import Reply
 from sensorium.routing.origin import Origin, from_headers
 from sensorium.wire import anthropic, fal_errors, sse
-
-SOURCE, MODEL, CHANGED = "x-sensorium-source", "x-sensorium-model", "x-sensorium-changed"
-PLACE, PASSED_OVER = "x-sensorium-place", "x-sensorium-passed-over"
-CHANGED_MOST = 2000  # characters
 
 
 class Visit(Exchange):
@@ -88,24 +90,3 @@ class Visit(Exchange):
                 await self.send(rest)
         except SensoriumError as error:
             await self.send(sse.event(self._render(error, self.request_id), "error" if self._anthropic else ""))
-
-
-def origin(reply: Reply) -> dict[str, str]:
-    """The headers that say who really answered, where, who should have, and what the one who did said about its answer."""
-    said = {name: text for name, text in reply.headers.items() if name.startswith("x-sensorium-")}
-    said |= {SOURCE: reply.route.provider.name, MODEL: reply.route.answers}
-    said[PLACE] = "local" if reply.route.provider.local else "hosted"
-    if reply.route.open:
-        del said[MODEL]  # nobody named one
-    if reply.route.stand_in:
-        said["x-sensorium-stand-in"] = reply.route.id
-    if reply.attempts:
-        said[PASSED_OVER] = _line("; ".join(f"{attempt}, {attempt.failure.message}" for attempt in reply.attempts))
-    if reply.changes:
-        said[CHANGED] = _line("; ".join(reply.changes))
-    return said
-
-
-def _line(text: str) -> str:
-    """A caller's words among ours as one header line."""
-    return "".join(letter if " " <= letter <= "~" else "?" for letter in text[:CHANGED_MOST])
