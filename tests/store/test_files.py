@@ -248,6 +248,20 @@ def test_what_is_being_written_counts(files: Files, tmp_path: Path) -> None:
     put(files, b"x" * 600)
 
 
+def test_dropping_what_was_kept_changes_nothing_and_what_was_dropped_is_not_kept(files: Files) -> None:
+    key, late = files.new_key(), files.begin(files.new_key(), "ada")
+    incoming = files.begin(key, "ada")
+    incoming.write(b"x" * 600)
+    file = files.finish(incoming, key, "ada", "a/b", "x", KEPT)
+    incoming.drop()
+    assert read(files, file) is not None
+    late.write(b"x" * 400)
+    late.drop()
+    with pytest.raises(StoreUnavailable, match="given up"):
+        files.finish(late, files.new_key(), "ada", "a/b", "x", KEPT)
+    put(files, b"x" * 400)
+
+
 def test_a_quota_holds_also_when_files_end_at_the_same_time(files: Files, tmp_path: Path) -> None:
     keys = [files.new_key() for _ in range(4)]
     incoming = [files.begin(key, "ada") for key in keys]
