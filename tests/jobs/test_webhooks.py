@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -430,6 +430,52 @@ def test_an_endpoint_that_is_down_gets_one_probe_a_minute_and_all_when_it_is_bac
 
     with receiving(BROKEN) as down, receiving() as receiver:
         deliver(tmp_path, work, down, receiver)
+
+
+class Slow(Outbox):
+    """A database whose rows take a while to arrive, once `held` is there: they were read before that."""
+
+    held: threading.Event | None = None
+
+    def first(self, places: Collection[str], most: int) -> dict[str, list[Notification]]:
+        rows = super().first(places, most)
+        if self.held is not None:
+            self.held.wait(20)
+        return rows
+
+
+def test_a_row_that_was_read_before_its_try_ended_is_not_sent_again(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        assert isinstance(world.outbox, Slow)
+        gate = asyncio.Event()
+
+        async def payload(id: str) -> Ended | None:
+            await gate.wait()
+            return await result(id)
+
+        world.payload = payload
+        world.end("r-1", f"{receiver.base}/hook?1")
+        await world.time.sleeping(lambda: world.hooks.in_flight == 1)
+        world.outbox.held = threading.Event()
+        world.end("r-2", f"{receiver.base}/hook?2")
+        gate.set()
+        while world.hooks.in_flight:
+            await asyncio.sleep(0)
+        world.outbox.held.set()
+        while world.state("r-2") is State.WAITING:
+            await world.time.sleeping(lambda: True)
+        await asyncio.sleep(0)
+        assert sorted(got.path for got in receiver.got) == ["/hook?1", "/hook?2"]
+
+    async def beside() -> None:
+        with closing(Database(tmp_path)) as database:
+            world = World(database, tmp_path)
+            world.way = Way(allow=[receiver.base.removeprefix("http://")])
+            world.outbox = Slow(database, world.time)
+            await during(world, work)
+
+    with receiving() as receiver:
+        asyncio.run(beside())
 
 
 class Dying(Outbox):
