@@ -28,10 +28,11 @@ from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import KeyFile
 from sensorium.store.signing import Signing
 from sensorium.store.vault import Vault
-from sensorium.wire.webhook import Ended
-from tests.receivers import Answer, Receiver, fals_recipe, receiving
+from sensorium.wire.webhook import Ended, secret_bytes
+from tests.receivers import Answer, Receiver, fals_recipe, receiving, standard_package
 
 BROKEN = Answer(500, body=b"out of order")
+SECRET = "whsec_" + "QUJDRA" * 6
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -188,7 +189,10 @@ def test_a_receiver_that_is_down_is_asked_fifteen_times_in_two_days(tmp_path: Pa
         await world.rest()
         for _ in DELAYS_S:
             await world.next_try(receiver)
-            assert fals_recipe(receiver.got[-1].headers, receiver.got[-1].body, keys_of(world), world.time())
+            got = receiver.got[-1]
+            for late in (0, 300, -300):
+                assert fals_recipe(got.headers, got.body, keys_of(world), world.time() + late)
+                assert standard_package(SECRET, got.headers, got.body, world.time() + late)
         expected = [began + int(sum(DELAYS_S[:tries])) for tries in range(len(DELAYS_S) + 1)]
         assert times(receiver) == expected
         notification, tries = world.log("r-1")
@@ -199,7 +203,7 @@ def test_a_receiver_that_is_down_is_asked_fifteen_times_in_two_days(tmp_path: Pa
         await world.rest()
 
     with receiving(BROKEN) as receiver:
-        deliver(tmp_path, work, receiver)
+        deliver(tmp_path, work, receiver, secrets={"ann": secret_bytes(SECRET)})
     assert len(receiver.got) == 15
     assert len({got.headers["webhook-id"] for got in receiver.got}) == 1
     assert len({got.body for got in receiver.got}) == 1
@@ -622,7 +626,7 @@ def test_a_request_that_is_known_no_more_ends_it(tmp_path: Path) -> None:
         world.end("r-1", f"{receiver.base}/hook")
         await world.rest()
         assert world.state("r-1") is State.GIVEN_UP
-        assert world.log("r-1")[1][0].error == "the request is known no more"
+        assert world.log("r-1")[1][0].error == "the request runs again, or is known no more"
 
     with receiving() as receiver:
         deliver(tmp_path, work, receiver)

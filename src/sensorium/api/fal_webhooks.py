@@ -12,10 +12,9 @@ import msgspec
 from sensorium.api.router import Entry
 from sensorium.api.secrets import ADMINISTRATORS
 from sensorium.api.visit import Visit
-from sensorium.errors import AddressRefused, Forbidden
+from sensorium.errors import AddressRefused, Forbidden, NotFound
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
 from sensorium.jobs.receivers import receiver
-from sensorium.jobs.requests import UnknownRequest
 from sensorium.jobs.webhook_keys import Keys
 from sensorium.wire import fal_errors, openai
 
@@ -44,11 +43,11 @@ class WebhooksDoor:
         await _answer(visit, {"object": "webhook_key", "kid": key.kid, "first_use_at": key.first_use_at})
 
     async def deliveries(self, visit: Visit, request_id: str) -> None:
-        """GET /v1/requests/ID/deliveries: the notification of a request, and every try. Raises UnknownRequest."""
+        """GET /v1/requests/ID/deliveries: the notification of a request, and every try. Raises NotFound."""
         await _answer(visit, await asyncio.to_thread(self._shown, visit.caller, request_id))
 
     async def redeliver(self, visit: Visit, request_id: str) -> None:
-        """POST /v1/requests/ID/redeliver: send it again, at once, under the same id. Raises UnknownRequest."""
+        """POST /v1/requests/ID/redeliver: send it again, at once, under the same id. Raises NotFound."""
 
         def again() -> dict[str, Any]:
             self._known(visit.caller, request_id)
@@ -76,8 +75,9 @@ class WebhooksDoor:
     def _known(self, caller: str, request_id: str) -> tuple[Notification, list[Delivery]]:
         found = self._outbox.log_of(request_id)
         if found is None or (found[0].caller != caller and caller not in ADMINISTRATORS):
-            raise UnknownRequest(
+            raise NotFound(
                 f"there is no notification of a request {request_id[:80]}",
+                code="unknown_request",
                 hint="one is written when a request ends that was submitted with fal_webhook, and kept for webhooks.keep_days",
             )
         return found

@@ -77,10 +77,15 @@ class Transaction(Protocol):
 
 
 def add(db: Transaction, request_id: str, caller: str, url: str, now: float) -> None:
-    """Have `caller` told of a request's end, as part of the transaction that ends it. A request has one notification, however often."""
+    """Have `caller` told of a request's end, as part of the transaction that ends it.
+
+    A request that was run again after its end ends a second time: that is told under an id of its own, and the first end no more.
+    """
     db.execute(
-        "INSERT INTO outbox (request_id, caller, url, place, webhook_id, created_at, asked_at, due_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING",
+        "INSERT INTO outbox (request_id, caller, url, place, webhook_id, created_at, asked_at, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (request_id) DO UPDATE SET caller = excluded.caller, url = excluded.url, place = excluded.place,"
+        " webhook_id = excluded.webhook_id, state = 0, round = round + 1, tries = 0, asked_at = excluded.asked_at,"
+        " due_at = excluded.due_at, ended_at = NULL",
         (request_id, caller, url, place(caller, url), f"msg_{secrets.token_hex(16)}", now, now, now),
     )
 

@@ -29,7 +29,7 @@ from sensorium.wire import webhook
 
 log = logging.getLogger("sensorium.webhooks")
 Payload = Callable[[str], Awaitable[webhook.Ended | None]]
-"""What became of a request, by its id; None when it is known no more."""
+"""What became of a request, by its id; None when it is not over (it runs again), or known no more."""
 
 PER_PLACE, AT_ONCE = 4, 128  # tries at the same time, to one place and in all
 RESULTS_AT_ONCE = 4  # results in memory; what is sent of one is at most a megabyte
@@ -195,7 +195,7 @@ class Webhooks:
         began = self._now()
         if signed is None:
             place.breaker.released()
-            await self._record(notification, _Answer(error="the request is known no more"), began, last=True)
+            await self._record(notification, _Answer(error="the request runs again, or is known no more"), began, last=True)
             return False
         answer = await self._asked(notification, *signed)
         taken = retries.taken(answer.status)
