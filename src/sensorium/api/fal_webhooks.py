@@ -9,14 +9,15 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.api.auth import ADMINISTRATORS, require_administrator
 from sensorium.api.router import Entry
-from sensorium.api.secrets import ADMINISTRATORS
 from sensorium.api.visit import Visit
-from sensorium.errors import AddressRefused, Forbidden, NotFound
+from sensorium.errors import AddressRefused
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
 from sensorium.jobs.receivers import receiver
+from sensorium.jobs.request import UnknownRequest
 from sensorium.jobs.webhook_keys import Keys
-from sensorium.wire import fal_errors, openai
+from sensorium.wire import fal_errors, fal_submit, openai
 
 JWKS: Final = ("/.well-known/jwks.json", "/fal/rest/.well-known/jwks.json")
 ROTATE: Final = "/v1/webhooks/rotate"
@@ -37,17 +38,16 @@ class WebhooksDoor:
 
     async def rotate(self, visit: Visit) -> None:
         """POST /v1/webhooks/rotate: sign with a new key in a day. Raises Forbidden."""
-        if visit.caller not in ADMINISTRATORS:
-            raise Forbidden("this token may not change the hub's keys: it lacks the scope admin", code="missing_scope")
+        require_administrator(visit, "change the hub's keys")
         key = await asyncio.to_thread(self._keys.rotate)
         await _answer(visit, {"object": "webhook_key", "kid": key.kid, "first_use_at": key.first_use_at})
 
     async def deliveries(self, visit: Visit, request_id: str) -> None:
-        """GET /v1/requests/ID/deliveries: the notification of a request, and every try. Raises NotFound."""
+        """GET /v1/requests/ID/deliveries: the notification of a request, and every try. Raises UnknownRequest."""
         await _answer(visit, await asyncio.to_thread(self._shown, visit.caller, request_id))
 
     async def redeliver(self, visit: Visit, request_id: str) -> None:
-        """POST /v1/requests/ID/redeliver: send it again, at once, under the same id. Raises NotFound."""
+        """POST /v1/requests/ID/redeliver: send it again, at once, under the same id. Raises UnknownRequest."""
 
         def again() -> dict[str, Any]:
             self._known(visit.caller, request_id)
@@ -75,9 +75,8 @@ class WebhooksDoor:
     def _known(self, caller: str, request_id: str) -> tuple[Notification, list[Delivery]]:
         found = self._outbox.log_of(request_id)
         if found is None or (found[0].caller != caller and caller not in ADMINISTRATORS):
-            raise NotFound(
+            raise UnknownRequest(
                 f"there is no notification of a request {request_id[:80]}",
-                code="unknown_request",
                 hint="one is written when a request ends that was submitted with fal_webhook, and kept for webhooks.keep_days",
             )
         return found
@@ -92,7 +91,7 @@ def check_target(url: str, allow: Collection[str]) -> None:
         receiver(url, allow)
     except AddressRefused as error:
         said = f"{error.message} ({error.hint})" if error.hint else error.message
-        raise fal_errors.Refused([fal_errors.detail(["query", "fal_webhook"], said, "value_error", input=url)]) from None
+        raise fal_submit.webhook_refused(url, said) from None
 
 
 def entries(door: WebhooksDoor) -> list[Entry]:
