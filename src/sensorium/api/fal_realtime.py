@@ -132,6 +132,15 @@ class RealtimeDoor:
         return Opened(visit, principal, app, path, base_url, _buffering(asked))
 
 
+def beside(app: Any, door: RealtimeDoor) -> Any:
+    """`app`, an ASGI app for calls, with the websockets of `door` beside them."""
+
+    async def both(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        await (door if scope["type"] == "websocket" else app)(scope, receive, send)
+
+    return both
+
+
 class Conversation:
     """One connection: a reader that fills the inbox, and a worker that empties it."""
 
@@ -245,8 +254,8 @@ class Inbox:
 class Line:
     """The websocket itself. Whatever finds that the peer has left raises Cancelled."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, receive: Receive, send: Send, patience_s: float = SEND_S) -> None:
+        self._receive, self._send, self._patience_s = receive, send, patience_s
 
     async def accept(self, headers: Mapping[str, str]) -> None:
         """Answer the handshake."""
@@ -273,7 +282,7 @@ class Line:
 
     async def _bounded(self, sending: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(SEND_S):
+            async with asyncio.timeout(self._patience_s):
                 await sending
         except (OSError, RuntimeError, TimeoutError):  # how a web server tells that nobody is there, or that the peer broke the protocol
             raise Cancelled("the caller hung up") from None
