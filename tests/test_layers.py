@@ -70,7 +70,7 @@ ONLY_IN = {
     ("sensorium.routing.plan.plan",): ("routing/",),  # a door asks its dispatch, which knows where the caller lets the call go
 }
 SQL = re.compile(r"\b(SELECT\s.+\sFROM|INSERT\s+INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|CREATE\s+TABLE)\b", re.DOTALL)
-SQL_IN = ("store/", "jobs/requests.py", "jobs/outbox.py")
+SQL_IN = ("store/", "jobs/requests.py", "jobs/rows.py", "jobs/outbox.py", "jobs/webhook_keys.py")
 VAGUE = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "stuff", "base"}
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
 MODULE_CAP, FUNCTION_CAP = 400, 60

@@ -23,9 +23,13 @@ from sensorium.api.video import kept
 from sensorium.doors import Operators, router
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
+from sensorium.jobs.calls import WORK, CallWork
 from sensorium.jobs.dispatcher import Jobs
+from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.requests import Requests
 from sensorium.jobs.results import Results
+from sensorium.jobs.runner import Outside, Policy
+from sensorium.jobs.share import Shares
 from sensorium.live import Change, LiveSettings, Source
 from sensorium.metrics import Counted, Metrics
 from sensorium.overview import overview
@@ -36,6 +40,7 @@ from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.ledger import Ledger
+from sensorium.routing.repeat import verdict
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.under_way import UnderWay
 from sensorium.routing.upstream import Upstream
@@ -45,6 +50,7 @@ from sensorium.store.calls import DAY_S, Calls
 from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
+from sensorium.store.writer import Writer
 from sensorium.webserver import Server, address, listen
 
 MODELS = Path(__file__).parent / "models"
@@ -87,8 +93,33 @@ def shipped_routes(settings: Settings, engine: EngineProcess | None = None, take
 
 def queue(settings: Settings, dispatch: Dispatch, database: Database, folder: Path) -> Jobs:
     """The queue of calls that outlive a connection, its results in `folder`."""
-    kept_s = settings.jobs.keep_days * DAY_S
-    return Jobs(dispatch, Requests(database), Results(folder), {"video": kept}, at_once=settings.jobs.at_once, kept_s=kept_s)
+    set_, callers = settings.jobs, settings.callers
+
+    def limit(lane: str) -> int:
+        """How many requests of a model run at once: a device on this machine does one at a time."""
+        routes = [route for route in dispatch.catalog.routes if route.id == lane]
+        local = bool(routes) and all(route.provider.local for route in routes)
+        return set_.limits.get(lane, set_.per_model or (1 if local else set_.at_once))
+
+    def ready(lane: str) -> bool:
+        """Whether anybody can be called for a model; of one that is not known any more, the run will tell."""
+        routes = [route for route in dispatch.catalog.routes if route.id == lane]
+        return not routes or any(route.provider.down() is None for route in routes)
+
+    most_running = {name: table.max_running for name, table in callers.items() if table.max_running is not None}
+    policy = Policy(
+        most_waiting=set_.max_waiting,
+        most_waiting_of={name: table.max_waiting for name, table in callers.items() if table.max_waiting is not None},
+        kept_s=set_.keep_days * DAY_S,
+        log_s=set_.log_days * DAY_S,
+        unserved_s=set_.max_unserved_s,
+        low_max_wait_s=set_.low_max_wait_s,
+    )
+    works = {WORK: CallWork(dispatch, {"video": kept})}
+    lanes = Lanes(set_.at_once, limit, most_running, ready)
+    shares = Shares({name: table.weight for name, table in callers.items()})
+    requests = Requests(database, Writer(database))
+    return Jobs(requests, Results(folder), works, lanes, Outside(verdict), policy=policy, shares=shares)
 
 
 def record(done: Record) -> None:
@@ -176,6 +207,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         upstream = Upstream(allow_egress=settings.server.allow_egress)
         stopping.push_async_callback(upstream.close)
         hub = build(settings, engine, upstream.send, vault, source, calls)
+        stopping.callback(hub.jobs.requests.close)
         _insist(require, hub.status)  # as far as settings and keys tell
         _follow(stopping, hub.status.live)
         _beside(stopping, hub.jobs.run())

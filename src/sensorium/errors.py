@@ -6,6 +6,7 @@
     │   ├── InvalidModel        400  a model name that no model can have, or that cannot serve this call
     │   └── AddressRefused      400  a URL that may not be called on a caller's behalf
     ├── Unauthorized            401  no token, or an unknown one
+    │   └── TokenMissing        401  no token at all
     ├── Forbidden               403  a known caller without the right
     ├── NotFound                404  no such route
     │   ├── UnknownModel        404  no such model
@@ -29,20 +30,24 @@ The error reply of an engine on this machine is not an exception: it is relayed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+Cause = Literal["death", "connection_error", "server_error", "timeout", "busy", "final"]
+"""What a call came to grief of, as `routing/repeat` tells it: whether it may be run again, and as what that counts."""
 
 
 class SensoriumError(Exception):
     """Base of the tree: a message for the caller, and where it applies.
 
     `param` names the offending parameter, `hint` says what to do, `retry_after` is in seconds. `retryable` says that somebody
-    else may still answer the same call.
+    else may still answer the same call; `cause` is set where it is raised, if only there it is known.
     """
 
     code = "internal_error"
     status = 500
     retryable = False
     kind = "server_error"
+    cause: Cause | None = None
 
     def __init__(
         self, message: str, *, param: str | None = None, hint: str | None = None, code: str | None = None, retry_after: float | None = None
@@ -84,6 +89,10 @@ class Unauthorized(SensoriumError):
     """No token, or one that this hub does not know."""
 
     code, status, kind = "invalid_token", 401, "authentication_error"
+
+
+class TokenMissing(Unauthorized):
+    """No token was sent. The code is the same; fal's dialect has other words for it."""
 
 
 class Forbidden(SensoriumError):
@@ -159,10 +168,12 @@ class UpstreamFailed(SensoriumError):
 class UpstreamRefused(SensoriumError):
     """The hosted provider `source` answered with an error: its words, cleaned, under the status that its class has.
 
-    `headers` are those of its reply that go on: the call's id there, and its limits.
+    `headers` are those of its reply that go on: the call's id there, and its limits. `lost` says that a hosted job which was begun is gone
+    there: only a new one can answer the call.
     """
 
     kind = "upstream_error"
+    lost = False
 
     def __init__(self, message: str, *, status: int, code: str, source: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(message, code=code, **more)

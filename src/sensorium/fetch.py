@@ -54,7 +54,7 @@ async def _get(target: egress.Target, addresses: list[str]) -> bytes | str:
     name = f"[{target.host}]" if ":" in target.host else target.host
     plain = target.port == egress.PORTS[target.scheme]
     headers = {"host": name if plain else f"{name}:{target.port}", "user-agent": "sensorium"}
-    headers |= {"accept": "image/*", "accept-encoding": "identity"}
+    headers |= {"accept": "image/*, */*;q=0.5", "accept-encoding": "identity"}
     path = target.url.partition("://")[2].partition("/")[2]
     failure = ""
     for address in addresses:

@@ -10,12 +10,12 @@ from typing import Any, Final
 import msgspec
 
 from sensorium.api.audio import AudioDoor
-from sensorium.api.video import MOST_BYTES, answered, video_call
+from sensorium.api.video import MOST_BYTES, answered, submitted, video_call
 from sensorium.api.videos import STATUS, request_id
 from sensorium.api.visit import MODEL, SOURCE, Visit, origin
 from sensorium.errors import NotConfigured, NotFound
 from sensorium.jobs.dispatcher import Jobs
-from sensorium.jobs.requests import Request, State
+from sensorium.jobs.request import Request, State
 from sensorium.routing import pictures
 from sensorium.routing.call import Call, Modality, Reply
 from sensorium.routing.dispatch import Dispatch
@@ -100,15 +100,16 @@ class MediaDoor:
 
     async def job(self, visit: Visit) -> None:
         """GET /v1/media/jobs/ID: how far a video is, and the video itself once it is there. Raises UnknownRequest."""
-        request = await asyncio.to_thread(self._jobs.requests.of, visit.caller, request_id(visit.params[0]))
+        request = await self._jobs.of(visit.caller, request_id(visit.params[0]))
         if request.state is State.SUCCEEDED:
             await self._show(visit, request, {"job_id": visit.params[0], "status": STATUS[request.state]})
             return
-        error = {"error": {name: request.told[name] for name in ("code", "message")}} if request.state is State.FAILED else {}
+        error = {"error": {name: request.told[name] for name in ("code", "message")}} if request.done else {}
         await visit.answer(msgspec.json.encode({"job_id": visit.params[0], "status": STATUS[request.state], **error}))
 
     async def _film(self, visit: Visit, found: Members, model: str) -> None:
-        request = await self._jobs.submit(video_call(visit, self._dispatch, model, media.film(found), films.OPERATION))
+        call = video_call(visit, self._dispatch, model, media.film(found), films.OPERATION)
+        request = await submitted(self._jobs, self._dispatch, call)
         if ASYNC in visit.header("prefer").lower():
             told = {"job_id": f"{PREFIX}{request.id}", "status": STATUS[request.state]}
             await visit.answer(msgspec.json.encode(told), {"preference-applied": ASYNC}, 202)

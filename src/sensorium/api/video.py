@@ -6,13 +6,16 @@ Every video is a request of the queue: a caller that hangs up finds it again in 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sensorium.api.nvidia import FILTERED
 from sensorium.api.visit import Visit, origin
 from sensorium.errors import InvalidModel, NotConfigured, UpstreamFailed
+from sensorium.jobs.calls import asked
 from sensorium.jobs.dispatcher import Jobs, failure
-from sensorium.jobs.requests import Request, State
+from sensorium.jobs.request import Request, State
 from sensorium.routing.call import ANY_MODEL, Call, Dialect, Reply
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch
@@ -39,7 +42,7 @@ class VideoDoor:
         model = openai.checked_name(paths.checked(path, visit.raw_path))
         check_served(self._dispatch.catalog)
         call = video_call(visit, self._dispatch, model, jsonbody.members(await visit.whole_body()))
-        request = await self._jobs.ended(await self._jobs.submit(call))
+        request = await self._jobs.ended(await submitted(self._jobs, self._dispatch, call))
         await visit.answer(*await answered(self._jobs, request))
 
 
@@ -59,6 +62,12 @@ def video_call(visit: Visit, dispatch: Dispatch, model: str, found: Members, ope
     return call
 
 
+async def submitted(jobs: Jobs, dispatch: Dispatch, call: Call, remembered: Mapping[str, str] = MappingProxyType({})) -> Request:
+    """The call as a request, on disk. Raises as `Jobs.submit` does."""
+    request, _ = await jobs.submit(asked(call, dispatch, remembered))
+    return request
+
+
 async def kept(reply: Reply) -> tuple[bytes, dict[str, Any]]:
     """What is kept of a video model's reply: its JSON with the video in place, and the headers that tell of it."""
     body, provider = await reply.whole(MOST_BYTES), reply.route.provider.name
@@ -73,7 +82,7 @@ async def answered(jobs: Jobs, request: Request) -> tuple[bytes, dict[str, str]]
     """The JSON of a video that is done, and its headers. Raises the error that it ended in, UpstreamFailed when its file is gone."""
     if request.state is not State.SUCCEEDED:
         raise failure(request)
-    body = await asyncio.to_thread(jobs.results.get, request.id)
+    body = await jobs.output(request)
     if body is None:
         raise UpstreamFailed("the video is not there any more", code="result_lost")
     return body, {**request.told["headers"], JOB: f"{openai_videos.PREFIX}{request.id}"}

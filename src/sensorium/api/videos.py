@@ -9,11 +9,12 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sensorium.api.video import answered, check_served, video_call
+from sensorium.api.video import answered, check_served, submitted, video_call
 from sensorium.api.visit import MODEL, Visit
 from sensorium.errors import BadRequest, UpstreamFailed
+from sensorium.jobs.calls import WORK
 from sensorium.jobs.dispatcher import Jobs
-from sensorium.jobs.requests import Request, State, UnknownRequest
+from sensorium.jobs.request import Request, State, UnknownRequest
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import films, jsonbody, multipart, openai, openai_videos, video
 from sensorium.wire.openai_videos import PREFIX, Told
@@ -25,6 +26,8 @@ STATUS: Final[dict[State, Literal["queued", "in_progress", "completed", "failed"
     State.RUNNING: "in_progress",
     State.SUCCEEDED: "completed",
     State.FAILED: "failed",
+    State.DELAYED: "queued",
+    State.CANCELLED: "failed",
 }
 
 
@@ -49,7 +52,7 @@ class VideosDoor:
         model = openai.model_name(found)
         call = video_call(visit, self._dispatch, model, openai_videos.to_film(found), films.OPERATION)
         asked = {name: str(value) for name in ("seconds", "size") if (value := jsonbody.value(found, name)) is not None}
-        request = await self._jobs.submit(call, asked)
+        request = await submitted(self._jobs, self._dispatch, call, asked)
         await visit.answer(msgspec.json.encode(_shown(request)))
 
     async def entries(self, visit: Visit) -> None:
@@ -59,7 +62,7 @@ class VideosDoor:
         if not limit.isdecimal() or not 1 <= int(limit) <= LONGEST_PAGE or order not in ("asc", "desc"):
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}, and order is asc or desc", param="limit")
         after = request_id(query["after"][0]) if "after" in query else None
-        found = await asyncio.to_thread(self._jobs.requests.listed, visit.caller, int(limit) + 1, after, newest_first=order == "desc")
+        found = await self._jobs.listed(visit.caller, int(limit) + 1, after, newest_first=order == "desc", work=WORK)
         page = [_shown(request) for request in found[: int(limit)]]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
         await visit.answer(msgspec.json.encode({"object": "list", "data": page, **ends, "has_more": len(found) > len(page)}))
@@ -87,7 +90,7 @@ class VideosDoor:
         await visit.answer(base64.b64decode(film), {**headers, "content-type": video.MP4})
 
     async def _known(self, visit: Visit, name: str) -> Request:
-        return await asyncio.to_thread(self._jobs.requests.of, visit.caller, request_id(name))
+        return await self._jobs.of(visit.caller, request_id(name))
 
 
 def request_id(name: str) -> str:
@@ -99,7 +102,7 @@ def request_id(name: str) -> str:
 
 def _shown(request: Request) -> dict[str, Any]:
     told, asked = request.told, request.call["asked"]
-    error = {"code": told["code"], "message": told["message"]} if request.state is State.FAILED else None
+    error = {"code": told["code"], "message": told["message"]} if request.done and request.state is not State.SUCCEEDED else None
     model = told.get("headers", {}).get(MODEL, request.call["model"])
     ended = int(request.finished_at) if request.finished_at is not None else None
     times = (request.created_at, ended)

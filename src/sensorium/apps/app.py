@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,3 +67,12 @@ class App(Protocol):
     def openapi(self, path: str, base_url: str) -> dict[str, Any]:
         """The OpenAPI description of the endpoint."""
         ...
+
+
+async def last(outputs: AsyncGenerator[Output, None]) -> Output:
+    """The last output of a stream, which is the full one."""
+    made = Output({})
+    async with aclosing(outputs):
+        async for output in outputs:
+            made = output
+    return made

@@ -20,6 +20,7 @@ from PIL import Image
 from sensorium.engines import chat, genai, pictures
 from sensorium.engines.diffusion_vlm.engine import Delta, DiffusionVLM, Finished
 from sensorium.engines.diffusion_vlm.engine import check as check_ask
+from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.lane import Cancelling, Lane
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UnknownModel, UpstreamFailed
@@ -50,6 +51,7 @@ class EngineApp:
         self._drawing = {name: model for name, model in models.items() if isinstance(model, FlowImage)}
         self._models, self._lane, self._token = models, lane, token.encode()
         self._allow, self._deadline_s = allow_egress, deadline_s
+        self._fence = Fence()
         # One decoded picture at a time, however many callers there are: each may take a hundred megabytes.
         self._decoding = ThreadPoolExecutor(1, "pictures")
         self._born = int(time.time())
@@ -85,7 +87,8 @@ class EngineApp:
             raise Unauthorized("this engine serves its own hub only; call the hub")
         if exchange.method != method:
             raise MethodNotAllowed(f"{exchange.path[:200]} takes {method}, not {exchange.method}", method)
-        await handler(exchange)
+        async with self._fence.held(exchange.header(REQUEST), exchange.header(ATTEMPT)):
+            await handler(exchange)
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, given = authorization.partition(" ")

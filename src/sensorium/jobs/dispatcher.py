@@ -1,204 +1,174 @@
-"""Run queued requests: claim, dispatch like any other call, keep the result, finish. Whoever asked may leave and come back.
-
-A hub that stops gives its running requests back to the queue; one that died is cleaned up after by `Requests.recover`. A run that is
-repeated for that is paid twice where the provider had begun it.
-"""
+"""The queue as doors see it: submit, look, wait, cancel, fetch. Whoever asked may leave and come back. `runner` does the work."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import Busy, SensoriumError, UpstreamRefused
-from sensorium.jobs.requests import Request, Requests, State
-from sensorium.jobs.results import Results
-from sensorium.routing.call import Call, Modality, Reply
-from sensorium.routing.dispatch import Dispatch
-from sensorium.routing.origin import ORIGIN, Origin, attributed
+from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.logs import Line
+from sensorium.jobs.request import Asked, Request, State
+from sensorium.jobs.requests import Requests, new_id
+from sensorium.jobs.results import Results, input_name
+from sensorium.jobs.rows import INLINE
+from sensorium.jobs.run import Work
+from sensorium.jobs.runner import CANCEL_S, SLOW_TICK_S, Outside, Policy, Runner
+from sensorium.jobs.share import Shares
+from sensorium.routing.origin import ORIGIN
+from sensorium.routing.terms import captured
 from sensorium.store.database import StoreUnavailable
-from sensorium.wire import jsonbody
 
-log = logging.getLogger("sensorium.jobs")
-Keep = Callable[[Reply], Awaitable[tuple[bytes, dict[str, Any]]]]
-"""What is kept of a reply: the result, and what is told with it."""
-
-MOST_WAITING = 1000
-EXPIRE_EVERY_S = 3600.0
-STORE_RETRY_S = 2.0
-_KEPT = ("id", "model", "modality", "dialects", "operation", "where", "deadline_s", "changes", "headers")
+READY_S = 5.0
+FETCHED_S = 3600.0  # how long the output of a request that is not to be kept stays after its first fetch
+FULL_RETRY_S = 30.0
 
 
 class Jobs:
-    """Calls that outlive a connection. `keep` says per modality what is kept of a reply; `kept_s` is how long, `at_once` how many run.
-    `sleep` waits, in seconds, while the disk cannot be used.
-
-    Start `run` once, before anybody submits.
-    """
+    """Requests that outlive a connection. Start `run` once, before anybody submits."""
 
     def __init__(
         self,
-        dispatch: Dispatch,
         requests: Requests,
         results: Results,
-        keep: Mapping[Modality, Keep],
+        works: Mapping[str, Work],
+        lanes: Lanes,
+        outside: Outside,
         *,
-        at_once: int,
-        kept_s: float,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        policy: Policy | None = None,
+        shares: Shares | None = None,
     ) -> None:
-        self.requests = requests
-        self.results = results
-        self._dispatch, self._keep = dispatch, keep
-        self._at_once, self._kept_s, self._sleep = at_once, kept_s, sleep
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
-        self._ended: dict[str, asyncio.Event] = {}
+        self.requests, self.results = requests, results
+        self._runner = Runner(requests, results, works, lanes, policy or Policy(), outside, shares or Shares())
+        self._watch = self._runner.watch
 
-    async def submit(self, call: Call, asked: Mapping[str, str] = MappingProxyType({})) -> Request:
-        """Take the call on: it is on disk when this returns. `asked` is for the door to remember. Raises Busy when too many wait."""
-        call, origin = self._dispatch.laid(attributed(call)), ORIGIN.get()
-        described = {"asked": dict(asked), **{name: getattr(call, name) for name in _KEPT}}
-        described |= {"door": origin.door, "attribution": origin.attribution} if origin is not None else {}
-        body = jsonbody.encode(call.members)
-        if await asyncio.to_thread(self.requests.waiting) >= MOST_WAITING:
-            raise Busy(f"{MOST_WAITING} requests wait already", retry_after=30)
-        request = await asyncio.to_thread(self.requests.submit, call.caller, described, body)
-        self._wake.set()
-        return request
+    async def run(self) -> None:
+        """Do the work until cancelled. Running requests are then given back."""
+        await self._runner.run()
+
+    async def submit(self, asked: Asked) -> tuple[Request, bool]:
+        """Take a request on: it is on disk when this returns. True beside it when its idempotency key brought back an earlier one.
+
+        Raises Busy when too many wait, KeyReused, StoreUnavailable.
+        """
+        await self._until_ready()
+        self._check_room(asked)
+        id, origin = new_id(self.requests.now()), ORIGIN.get()
+        call = {**asked.call, "terms": captured()}
+        call |= {"door": origin.door, "attribution": origin.attribution} if origin is not None else {}
+        if len(asked.body) > INLINE:
+            await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
+        request, replayed = await self.requests.submit(id, asked, self._runner.shares.tag(asked.lane, asked.caller), call)
+        if not replayed:
+            self._runner.came(request)
+        return request, replayed
+
+    async def of(self, caller: str | None, id: str) -> Request:
+        """The caller's request (None: anybody's). Raises UnknownRequest."""
+        return self._seen(self._watch.of(caller, id))
+
+    async def position(self, request: Request) -> int:
+        """How many of its lane are before a waiting request."""
+        return self._runner.positions.of(request)
+
+    async def changed(self, request: Request, seconds: float) -> Request:
+        """The request as soon as it or its lines differ from this one, and at the latest after so many seconds. Raises UnknownRequest."""
+        event = self._watch.change(request.id)
+        now = await self.of(request.caller, request.id)
+        if (now.ver, now.logged) == (request.ver, request.logged):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+            now = await self.of(request.caller, request.id)
+        return now
 
     async def ended(self, request: Request) -> Request:
         """The request once nothing changes any more. Raises UnknownRequest when it is removed meanwhile."""
-        while True:
-            event = self._ended.setdefault(request.id, asyncio.Event())
-            now = await asyncio.to_thread(self.requests.of, request.caller, request.id)
-            if now.done:
-                self._tell(request.id)
-                return now
-            await event.wait()
+        while not request.done:
+            request = await self.changed(request, SLOW_TICK_S)
+        return request
 
-    async def remove(self, caller: str, id: str) -> Request:
+    async def lines(self, request: Request, after: tuple[int, int] = (0, 0)) -> list[Line]:
+        """What its runs have logged, beyond (attempt, number)."""
+        running = self._runner.running.get(request.id)
+        if running is None:
+            return await asyncio.to_thread(self.requests.lines, request.id, *after)
+        return [line for line in running[0].lines.lines if (line.attempt, line.number) > after]
+
+    async def output(self, request: Request) -> bytes | None:
+        """The body of its result; None when it is gone, or not there yet. The first look at one that is not to be kept begins its end."""
+        if request.payload_gone or not request.done:
+            return None
+        found = self.requests.output(request.id)
+        if found is None:
+            found = await asyncio.to_thread(self.results.get, request.id)
+        if not request.rules.kept:
+            await self.requests.fetched(request, self.requests.now() + FETCHED_S)
+        return found
+
+    async def cancel(self, caller: str | None, id: str) -> bool:
+        """Have a request end. False when it is over already. Raises UnknownRequest."""
+        request, asked = await self.requests.cancel(caller, id)
+        if request.state is State.CANCELLED and asked:
+            self._runner.left(request)
+        elif asked:
+            self._watch.put(request)
+            self._runner.end(id)
+        return asked
+
+    async def retry(self, caller: str | None, id: str) -> Request:
+        """Run an ended request again that did not succeed. Raises UnknownRequest, NotRepeatable."""
+        request = await self.requests.again(caller, id)
+        self._runner.came(request)
+        return request
+
+    async def remove(self, caller: str | None, id: str) -> Request:
         """Forget a request and its result; a run of it ends, and its upstream call with it. Raises UnknownRequest."""
-        removed = await asyncio.to_thread(self.requests.remove, caller, id)
-        running = self._running.get(id)
-        if running is not None:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        await asyncio.to_thread(self.results.remove, [id])
-        self._tell(id)
+        removed = await self.requests.remove(caller, id)
+        if removed.waits:
+            self._runner.lanes.came(removed.lane, removed.caller, -1)
+        if removed.state is State.RUNNING:
+            self._runner.end(id)
+            if (running := self._runner.running.get(id)) is not None:
+                await asyncio.wait({running[1]}, timeout=CANCEL_S)
+        await asyncio.to_thread(self.results.remove, [id, input_name(id)])
+        self._watch.forget(id)
         return removed
 
-    async def run(self) -> None:
-        """Until cancelled. Running requests are then given back."""
-        recovered, tidied, loop = False, -EXPIRE_EVERY_S, asyncio.get_running_loop()
+    async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:
+        """As `Requests.listed`."""
+        return [self._seen(found) for found in await asyncio.to_thread(lambda: self.requests.listed(caller, limit, after, **which))]
+
+    async def _until_ready(self) -> None:
         try:
-            while True:
-                self._wake.clear()
-                try:
-                    if not recovered:
-                        await asyncio.to_thread(self._recover)
-                        recovered = True
-                    await self._start_waiting()
-                    if loop.time() - tidied >= EXPIRE_EVERY_S:
-                        await asyncio.to_thread(self._expire)
-                        tidied = loop.time()
-                except (StoreUnavailable, OSError) as error:
-                    log.warning("the queue stands still: %s", _said(error))
-                    await self._sleep(STORE_RETRY_S)
-                    continue
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(EXPIRE_EVERY_S):
-                        await self._wake.wait()
-        finally:
-            running = list(self._running.values())
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            async with asyncio.timeout(READY_S):
+                await self._runner.ready.wait()
+        except TimeoutError:
+            raise StoreUnavailable("the hub's queue cannot be read yet; try again", retry_after=5) from None
 
-    def _recover(self) -> None:
-        self.requests.recover()
-        self.results.sweep(self.requests.ids())
-
-    def _expire(self) -> None:
-        self.results.remove([request.id for request in self.requests.expired(self._kept_s)])
-
-    async def _start_waiting(self) -> None:
-        free = self._at_once - len(self._running)
-        for request, body in await asyncio.to_thread(self.requests.claim, free) if free > 0 else ():
-            self._running[request.id] = asyncio.create_task(self._run(request, body))
-
-    async def _run(self, request: Request, body: bytes) -> None:
-        try:
-            await self._finish(request, *await self._answered(request, body))
-        except asyncio.CancelledError:
-            await asyncio.to_thread(self.requests.give_back, request)
-            raise
-        finally:
-            del self._running[request.id]
-            self._tell(request.id)
-            self._wake.set()
-
-    async def _answered(self, request: Request, body: bytes) -> tuple[State, dict[str, Any]]:
-        described = {name: request.call[name] for name in _KEPT}
-        described |= {name: tuple(described[name]) for name in ("dialects", "changes")}
-        if described["deadline_s"] is not None:  # it counts from the submission on
-            described["deadline_s"] -= (request.claimed_at or request.created_at) - request.created_at
-        call = Call(**described, members=jsonbody.members(body), caller=request.caller)
-        origin = Origin(call.id, request.call.get("attribution", {}), request.call.get("door", ""), request.caller)
-        ORIGIN.set(origin)  # of this task alone
-        try:
-            reply = await self._dispatch(call)
-            data, told = await self._keep[call.modality](reply)
-            await asyncio.to_thread(self.results.put, request.id, request.attempt, data)
-        except asyncio.CancelledError:
-            origin.end(0, len(body), 0)
-            raise
-        except Exception as error:  # the outermost line of a run: whatever it ends in is what its caller is told
-            known = (
-                error
-                if isinstance(error, SensoriumError)
-                else SensoriumError(f"the hub failed on this request; its log names it {call.id}")
+    def _check_room(self, asked: Asked) -> None:
+        waiting, own = self._runner.lanes.waiting, self._runner.policy.most_waiting_of.get(asked.caller)
+        if waiting.total() >= self._runner.policy.most_waiting:
+            raise Busy(f"{waiting.total()} requests wait already", retry_after=FULL_RETRY_S)
+        if own is not None and self._runner.lanes.waiting_of[asked.caller] >= own:
+            raise Busy(f"{own} requests of this caller wait already, which is as many as may", retry_after=FULL_RETRY_S)
+        if asked.most_waiting is not None and waiting[asked.lane] > asked.most_waiting:
+            raise Busy(
+                f"{waiting[asked.lane]} requests wait for {asked.lane}, more than the {asked.most_waiting} asked for",
+                retry_after=FULL_RETRY_S,
             )
-            if known is not error:
-                log.error("request %s failed: %s", call.id, type(error).__name__)
-            origin.end(known.status, len(body), 0)
-            return State.FAILED, _told(known)
-        origin.end(200, len(body), len(data))
-        return State.SUCCEEDED, told
 
-    async def _finish(self, request: Request, state: State, told: dict[str, Any]) -> None:
-        """Write the end down, however long the database cannot be written: until then whoever waits goes on waiting."""
-        while True:
-            try:
-                counts = await asyncio.to_thread(self.requests.finish, request, state, told)
-                break
-            except StoreUnavailable as error:
-                log.warning("request %s ended, and that cannot be written yet: %s", request.id, error.message)
-                await self._sleep(STORE_RETRY_S)
-        if not counts:
-            await asyncio.to_thread(self.results.remove, [request.id])
-
-    def _tell(self, id: str) -> None:
-        event = self._ended.pop(id, None)
-        if event is not None:
-            event.set()
-
-
-def _said(error: StoreUnavailable | OSError) -> str:
-    return error.message if isinstance(error, StoreUnavailable) else f"its files cannot be used: {error.strerror}"
+    def _seen(self, request: Request) -> Request:
+        running = self._runner.running.get(request.id)
+        return request if running is None else replace(request, logged=len(running[0].lines.lines))
 
 
 def failure(request: Request) -> SensoriumError:
-    """The error that a failed request ended in, as it would have been raised to a waiting caller."""
+    """The error that a request ended in, as it would have been raised to a waiting caller."""
     told = request.told
     more = {name: told.get(name) for name in ("param", "hint", "retry_after")}
-    return UpstreamRefused(told["message"], status=told["status"], code=told["code"], source=told.get("source", "hub"), **more)
-
-
-def _told(error: SensoriumError) -> dict[str, Any]:
-    source = {"source": error.source} if isinstance(error, UpstreamRefused) else {}
-    members = {"status": error.status, "code": error.code, "message": error.message, **source}
-    return members | {name: value for name in ("param", "hint", "retry_after") if (value := getattr(error, name)) is not None}
+    status, code, source = told.get("status", 500), told.get("code", "internal_error"), told.get("source", "hub")
+    return UpstreamRefused(told.get("message", told.get("error", "")), status=status, code=code, source=source, **more)

@@ -1,161 +1,380 @@
-"""The queue's table: submit, claim, finish, give back, cancel, remove. All SQL of the queue is here; each verb is one transaction.
+"""The queue's table: submit, claim, finish, delay, cancel, recover, expire. Each verb is one change; its SQL is here and in `rows`.
 
-What was acknowledged is on disk. A request that a hub was running when it died is queued again by the next one (`recover`).
+What was acknowledged is on disk. Verbs about a running request name its attempt and have no effect when that is over.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-import msgspec
+from sensorium.jobs import rows
+from sensorium.jobs.endings import CANCELLED, DISCONNECTED, TIMED_OUT
+from sensorium.jobs.logs import Line
+from sensorium.jobs.request import Asked, KeyReused, Made, NotRepeatable, Request, State
+from sensorium.jobs.rows import COLUMNS, INLINE
+from sensorium.store.database import Connection, Database
+from sensorium.store.writer import Writer
 
-from sensorium.errors import NotFound
-from sensorium.store.database import Database
-
-MOST_RUNS = 10
-_COLUMNS = "seq, id, caller, call, state, attempt, told, created_at, claimed_at, finished_at"
-
-
-class State(IntEnum):
-    """Where a request stands. The last two are never left; a cancelled one is gone."""
-
-    QUEUED, RUNNING, SUCCEEDED, FAILED = range(4)
-
-
-class UnknownRequest(NotFound):
-    """No request of this id is the caller's."""
-
-    code = "unknown_request"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One row. `call` is what was asked, without its body; `told` what came of it: headers of a result, members of an error.
-
-    Times are in seconds since the epoch.
-    """
-
-    seq: int
-    id: str
-    caller: str
-    call: dict[str, Any]
-    state: State
-    attempt: int
-    told: dict[str, Any]
-    created_at: float
-    claimed_at: float | None
-    finished_at: float | None
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state > State.RUNNING
+KEY_S = 86_400.0  # how long an idempotency key is remembered
+BATCH = 500  # rows of one deletion
+ROW_S = 90 * 86_400.0  # how long a row stays without its payload
+_ORDER = "ORDER BY prio, vtag, seq"
 
 
 class Requests:
-    """The requests of one database. Methods block on the disk."""
+    """The requests of one database. `now` is the time in seconds since the epoch, `holder` names this start of the hub."""
 
-    def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
-        self._database, self._now = database, now
+    def __init__(self, database: Database, writer: Writer, now: Callable[[], float] = time.time) -> None:
+        self._database, self._writer, self.now = database, writer, now
+        self.holder = secrets.token_hex(8)
 
-    def submit(self, caller: str, call: dict[str, Any], body: bytes) -> Request:
-        """A new request, on disk when this returns."""
-        now = self._now()
-        row = (_new_id(now), caller, msgspec.json.encode(call).decode(), body, now)
-        into = "INSERT INTO requests (id, caller, call, input, created_at) VALUES (?, ?, ?, ?, ?)"
-        with self._database.write() as db:
-            return _request(db.execute(f"{into} RETURNING {_COLUMNS}", row).fetchall()[0])
+    def close(self) -> None:
+        """Write what was asked for by now; nothing more is."""
+        self._writer.close()
 
-    def claim(self, most: int) -> list[tuple[Request, bytes]]:
-        """The next requests, now running, each with its body."""
-        with self._database.write() as db:
-            rows = db.execute(
-                "UPDATE requests SET state = 1, attempt = attempt + 1, claimed_at = ?"
-                f" WHERE seq IN (SELECT seq FROM requests WHERE state = 0 ORDER BY seq LIMIT ?) RETURNING {_COLUMNS}, input",
-                (self._now(), most),
-            ).fetchall()
-        return [(_request(row[:-1]), row[-1]) for row in sorted(rows)]
+    async def submit(self, id: str, asked: Asked, vtag: float, call: dict[str, Any]) -> tuple[Request, bool]:
+        """A new request, or the one that its idempotency key has made before (then True). On disk when this returns.
 
-    def finish(self, running: Request, state: State, told: dict[str, Any]) -> bool:
-        """End a run. False when the request was cancelled or given to another run meanwhile: what came of this one does not count."""
-        with self._database.write() as db:
-            done = db.execute(
-                "UPDATE requests SET state = ?, told = ?, finished_at = ?, input = x'' WHERE id = ? AND attempt = ? AND state = 1",
-                (state, msgspec.json.encode(told).decode(), self._now(), running.id, running.attempt),
+        Raises KeyReused when the body was another one.
+        """
+        now, hashed = self.now(), hashlib.sha256(asked.body).digest() if asked.idempotency_key else None
+        row = {
+            **{name: getattr(asked, name) for name in ("work", "app", "path", "lane", "caller", "prio", "webhook_url")},
+            "id": id,
+            "vtag": vtag,
+            "call": rows.as_json(call),
+            "rules": rows.as_json(asked.rules),
+            "created_at": now,
+            "input": asked.body if len(asked.body) <= INLINE else None,
+            "body_sha256": hashed,
+            "idem_key": asked.idempotency_key,
+            "start_deadline": None if asked.start_within_s is None else now + asked.start_within_s,
+        }
+        sql = f"INSERT INTO requests ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) RETURNING {COLUMNS}"
+
+        def change(db: Connection) -> tuple[Request, bool]:
+            earlier = _earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
+            return (earlier, True) if earlier else (rows.one(db.execute(sql, tuple(row.values()))), False)
+
+        return await self._writer.do(change)
+
+    async def claim(
+        self, free: Sequence[tuple[str, int]], caps: Mapping[str, int] = MappingProxyType({})
+    ) -> list[tuple[Request, bytes | None]]:
+        """The next requests of some lanes, so many of each, now running, with their bodies (None: a file).
+
+        `caps` says of some callers how many more of theirs may run.
+        """
+        now = self.now()
+
+        def change(db: Connection) -> list[tuple[Request, bytes | None]]:
+            left, found = dict(caps), list[Any]()
+            for lane, most in free:
+                chosen = _heads(db, lane, most, left)
+                sql = (
+                    "UPDATE requests SET state = 1, attempt = attempt + 1, runs = runs + 1, holder = ?, claimed_at = ?, ver = ver + 1"
+                    f" WHERE seq IN ({', '.join('?' * len(chosen))}) RETURNING {COLUMNS}, input"
+                )
+                found += db.execute(sql, (self.holder, now, *chosen)).fetchall() if chosen else []
+            return sorted(((rows.request(row[:-1]), row[-1]) for row in found), key=lambda pair: (pair[0].prio, pair[0].vtag, pair[0].seq))
+
+        return await self._writer.do(change)
+
+    async def finish(self, running: Request, state: State, made: Made, lines: Sequence[Line] = (), kept_s: float = 0.0) -> Request | None:
+        """End a run and the request, with its last lines and its notification. None when the run was over already: it does not count."""
+        now = self.now()
+        output = made.body if len(made.body) <= INLINE else None
+        values = (state, rows.as_json(made.told), made.status, output, now, now + kept_s, running.rules.kept, running.id, running.attempt)
+
+        def change(db: Connection) -> Request | None:
+            sql = (
+                "UPDATE requests SET state = ?, told = ?, status = ?, output = ?, finished_at = ?, payload_expires_at = ?, upstream = NULL,"
+                f" input = iif(?, input, NULL), ver = ver + 1 WHERE id = ? AND attempt = ? AND state = 1 RETURNING {COLUMNS}"
             )
-        return done.rowcount == 1
+            row = rows.first(db.execute(sql, values))
+            if row is None:
+                return None
+            rows.ended(db, running, now, state.name.lower())
+            rows.write_lines(db, running.id, lines)
+            return rows.notified(db, rows.request(row), now)
 
-    def give_back(self, running: Request) -> None:
-        """Queue a running request again, at its old place."""
-        with self._database.write() as db:
-            db.execute("UPDATE requests SET state = 0 WHERE id = ? AND attempt = ? AND state = 1", (running.id, running.attempt))
+        return await self._writer.do(change)
 
-    def recover(self) -> None:
-        """At start, when nothing runs: queue what a dead hub was running, and fail what has been run too often."""
-        told = msgspec.json.encode(
-            {"status": 500, "code": "runner_disconnected", "message": f"the hub ended {MOST_RUNS} times on it"}
-        ).decode()
-        with self._database.write() as db:
+    async def delay(
+        self, running: Request, until: float, outcome: str, lines: Sequence[Line] = (), *, run: int = 1, death: int = 0
+    ) -> Request | None:
+        """Let a run end, and the request wait until then. `run` 0 does not count it, `death` 1 counts it as a death of its worker."""
+        now = self.now()
+
+        def change(db: Connection) -> Request | None:
+            sql = (
+                "UPDATE requests SET state = iif(?1 > ?2, 2, 0), not_before = ?1, runs = runs - 1 + ?3, deaths = deaths + ?4, ver = ver + 1"
+                f" WHERE id = ?5 AND attempt = ?6 AND state = 1 RETURNING {COLUMNS}"
+            )
+            row = rows.first(db.execute(sql, (until, now, run, death, running.id, running.attempt)))
+            if row is not None:
+                rows.ended(db, running, now, outcome)
+                rows.write_lines(db, running.id, lines)
+            return None if row is None else rows.request(row)
+
+        return await self._writer.do(change)
+
+    async def keep(self, running: Request, upstream: dict[str, Any]) -> None:
+        """Remember where a provider works on a run, so that another run can ask there. An empty one forgets it."""
+        values = (rows.as_json(upstream) if upstream else None, running.id, running.attempt)
+        await self._writer.do(lambda db: db.execute("UPDATE requests SET upstream = ? WHERE id = ? AND attempt = ? AND state = 1", values))
+
+    async def cancel(self, caller: str | None, id: str) -> tuple[Request, bool]:
+        """Cancel a request that waits, mark one that runs. True when it is or may yet be cancelled. Raises UnknownRequest."""
+        now = self.now()
+
+        def change(db: Connection) -> tuple[Request, bool]:
+            found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
+            if found.done:
+                return found, False
+            if found.state is State.RUNNING:
+                sql = f"UPDATE requests SET cancel_at = coalesce(cancel_at, ?), ver = ver + 1 WHERE id = ? RETURNING {COLUMNS}"
+                return rows.one(db.execute(sql, (now, id))), True
+            return rows.over(db, id, State.CANCELLED, CANCELLED, now), True
+
+        return await self._writer.do(change)
+
+    async def fail(self, ids: Sequence[str], made: Made) -> list[Request]:
+        """End requests that wait."""
+        now = self.now()
+
+        def change(db: Connection) -> list[Request]:
+            waiting = [id for id in ids if rows.first(db.execute("SELECT 1 FROM requests WHERE id = ? AND state IN (0, 2)", (id,)))]
+            return [rows.over(db, id, State.FAILED, made, now) for id in waiting]
+
+        return await self._writer.do(change)
+
+    async def again(self, caller: str | None, id: str) -> Request:
+        """Queue an ended request that did not succeed once more, its runs forgotten. Raises UnknownRequest, NotRepeatable."""
+
+        def change(db: Connection) -> Request:
+            found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
+            sql = (
+                "UPDATE requests SET state = 0, runs = 0, deaths = 0, told = '{}', status = NULL, output = NULL, finished_at = NULL,"
+                " cancel_at = NULL, start_deadline = NULL, payload_expires_at = NULL, ver = ver + 1"
+                f" WHERE id = ? AND state IN (4, 5) AND payload_gone = 0 RETURNING {COLUMNS}"
+            )
+            row = rows.first(db.execute(sql, (id,)))
+            if row is None:
+                raise NotRepeatable(
+                    f"request {id} is {found.state.name.lower()}; only a failed or cancelled one that still has its input is run again"
+                )
+            return rows.request(row)
+
+        return await self._writer.do(change)
+
+    async def due(self, low_max_wait_s: float | None) -> tuple[list[Request], list[Request]]:
+        """The delayed whose time has come, now queued; and those whose start deadline has passed, now failed."""
+        now = self.now()
+
+        def change(db: Connection) -> tuple[list[Request], list[Request]]:
+            late = db.execute("SELECT id FROM requests WHERE state IN (0, 2) AND start_deadline <= ? LIMIT ?", (now, BATCH)).fetchall()
+            over = [rows.over(db, id, State.FAILED, TIMED_OUT, now) for (id,) in late]
+            sql = f"UPDATE requests SET state = 0, ver = ver + 1 WHERE state = 2 AND not_before <= ? RETURNING {COLUMNS}"
+            ready = [rows.request(row) for row in db.execute(sql, (now,)).fetchall()]
+            if low_max_wait_s is not None:
+                db.execute(
+                    "UPDATE requests SET prio = 0, ver = ver + 1 WHERE state = 0 AND prio > 0 AND created_at <= ?", (now - low_max_wait_s,)
+                )
+            return ready, over
+
+        return await self._writer.do(change)
+
+    def anything_due(self, low: bool) -> bool:
+        """Whether `due` would change anything; costs microseconds."""
+        sql = "SELECT EXISTS (SELECT 1 FROM requests WHERE state = 2 AND not_before <= ?1) OR EXISTS"
+        sql += " (SELECT 1 FROM requests WHERE state IN (0, 2) AND start_deadline <= ?1)"
+        return low or bool(self._database.read(sql, self.now())[0][0])
+
+    async def recover(
+        self, spooled: Callable[[Request], Made | None], most_runs: int, kept_s: float, running: Collection[str]
+    ) -> list[Request]:
+        """What is marked as running and is not among those that do: finished from its spool, cancelled, failed, or queued again."""
+        now = self.now()
+
+        def change(db: Connection) -> list[Request]:
+            found = [rows.request(row) for row in db.execute(f"SELECT {COLUMNS} FROM requests WHERE state = 1").fetchall()]
+            return [_recovered(db, request, spooled(request), most_runs, now, kept_s) for request in found if request.id not in running]
+
+        return await self._writer.do(change)
+
+    async def write_lines(self, running: Request, lines: Sequence[Line]) -> None:
+        """Add lines that a run has logged."""
+        await self._writer.do(lambda db: rows.write_lines(db, running.id, lines))
+
+    async def remove(self, caller: str | None, id: str) -> Request:
+        """Forget a request, its payload and its lines. Raises UnknownRequest."""
+
+        def change(db: Connection) -> Request:
+            found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
+            for table, column in (("requests", "id"), ("request_logs", "request"), ("attempts", "request")):
+                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (id,))
+            return found
+
+        return await self._writer.do(change)
+
+    async def fetched(self, request: Request, until: float) -> None:
+        """Let a payload that is not to be kept end by then, if it does not earlier."""
+        sql = "UPDATE requests SET payload_expires_at = min(coalesce(payload_expires_at, ?1), ?1) WHERE id = ?2"
+        await self._writer.do(lambda db: db.execute(sql, (until, request.id)))
+
+    async def expire(self, log_s: float) -> list[str]:
+        """Erase what has been kept long enough, a batch of it: the ids whose payload is gone now. Old rows and lines go too."""
+        now = self.now()
+
+        def change(db: Connection) -> list[str]:
+            sql = (
+                "UPDATE requests SET payload_gone = 1, input = NULL, output = NULL, ver = ver + 1 WHERE seq IN (SELECT seq FROM requests"
+                " WHERE state > 2 AND payload_gone = 0 AND payload_expires_at <= ? LIMIT ?) RETURNING id"
+            )
+            gone = [id for (id,) in db.execute(sql, (now, BATCH)).fetchall()]
             db.execute(
-                "UPDATE requests SET state = 3, told = ?, finished_at = ?, input = x'' WHERE state = 1 AND attempt >= ?",
-                (told, self._now(), MOST_RUNS),
+                "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests WHERE payload_gone = 1 AND finished_at <= ? LIMIT ?)",
+                (now - ROW_S, BATCH),
             )
-            db.execute("UPDATE requests SET state = 0 WHERE state = 1")
+            old = "(SELECT request, attempt, number FROM request_logs WHERE at <= ? LIMIT ?)"
+            db.execute(f"DELETE FROM request_logs WHERE (request, attempt, number) IN {old}", (now - log_s, BATCH))
+            return gone
 
-    def remove(self, caller: str, id: str) -> Request:
-        """Forget a request; one that waits or runs is cancelled by that. Raises UnknownRequest."""
-        found = self.of(caller, id)
-        with self._database.write() as db:
-            db.execute("DELETE FROM requests WHERE id = ?", (found.id,))
-        return found
+        return await self._writer.do(change)
 
-    def expired(self, kept_s: float) -> list[Request]:
-        """Forget what ended so long ago."""
-        with self._database.write() as db:
-            rows = db.execute(f"DELETE FROM requests WHERE state > 1 AND finished_at < ? RETURNING {_COLUMNS}", (self._now() - kept_s,))
-            return [_request(row) for row in rows.fetchall()]
+    def of(self, caller: str | None, id: str) -> Request:
+        """A request of the caller's (None: anybody's). Raises UnknownRequest, also for somebody else's."""
+        return rows.known(self._database.read(f"SELECT {COLUMNS} FROM requests WHERE id = ?", id), caller, id)
 
-    def of(self, caller: str, id: str) -> Request:
-        """The caller's request. Raises UnknownRequest, also for somebody else's."""
-        rows = self._database.read(f"SELECT {_COLUMNS} FROM requests WHERE id = ? AND caller = ?", id, caller)
-        if not rows:
-            raise UnknownRequest(f"no request {id[:80]} of this caller is known", hint="results are kept for jobs.keep_days")
-        return _request(rows[0])
-
-    def listed(self, caller: str, limit: int, after: str | None = None, newest_first: bool = True) -> list[Request]:
-        """The caller's requests in the order of their submission, from beyond `after`. Raises UnknownRequest for an unknown `after`."""
+    def listed(
+        self,
+        caller: str | None,
+        limit: int,
+        after: str | None = None,
+        *,
+        newest_first: bool = True,
+        app: str | None = None,
+        work: str | None = None,
+        states: Collection[State] = (),
+    ) -> list[Request]:
+        """Requests in the order of their submission, from beyond `after`. Raises UnknownRequest for an unknown `after`."""
         order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         bound = self.of(caller, after).seq if after is not None else (2**62 if newest_first else 0)
-        sql = f"SELECT {_COLUMNS} FROM requests WHERE caller = ? AND seq {beyond} ? ORDER BY seq {order} LIMIT ?"
-        return [_request(row) for row in self._database.read(sql, caller, bound, limit)]
+        where, values = [f"seq {beyond} ?"], list[Any]([bound])
+        for column, value in (("caller", caller), ("app", app), ("work", work)):
+            where += [f"{column} = ?"] if value is not None else []
+            values += [value] if value is not None else []
+        where += [f"state IN ({', '.join(str(int(state)) for state in states)})"] if states else []
+        sql = f"SELECT {COLUMNS} FROM requests WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT ?"
+        return [rows.request(row) for row in self._database.search(sql, *values, limit)]
+
+    def input(self, id: str) -> bytes | None:
+        """The body of a request where it is no file."""
+        found = self._database.read("SELECT input FROM requests WHERE id = ?", id)
+        return found[0][0] if found else None
+
+    def output(self, id: str) -> bytes | None:
+        """The result's body where it is no file."""
+        found = self._database.read("SELECT output FROM requests WHERE id = ?", id)
+        return found[0][0] if found else None
+
+    def lines(self, id: str, attempt: int = 0, number: int = 0) -> list[Line]:
+        """What a request has logged, beyond that line."""
+        sql = "SELECT attempt, number, at, level, message FROM request_logs WHERE request = ? AND (attempt, number) > (?, ?)"
+        sql += " ORDER BY attempt, number"
+        return [Line(*row) for row in self._database.read(sql, id, attempt, number)]
+
+    def attempts(self, id: str) -> list[tuple[int, float, float, str]]:
+        """(attempt, began, ended, outcome) of every run that ended."""
+        return [
+            tuple(row)
+            for row in self._database.read("SELECT attempt, began, ended, outcome FROM attempts WHERE request = ? ORDER BY ended", id)
+        ]
+
+    def between(self, lane: str, low: tuple[int, float, int] | None, high: tuple[int, float, int]) -> int:
+        """How many wait in a lane before one key of the order, from another on (None: from the first)."""
+        sql = "SELECT count(*) FROM requests WHERE lane = ? AND state = 0 AND (prio, vtag, seq) < (?, ?, ?)"
+        sql += "" if low is None else " AND (prio, vtag, seq) >= (?, ?, ?)"
+        return int(self._database.read(sql, lane, *high, *(low or ()))[0][0])
+
+    def sampled(self, lane: str, every: int) -> list[tuple[int, float, int]]:
+        """Every so-and-so-many-th key of those that wait in a lane, from the first on."""
+        inner = f"SELECT prio, vtag, seq, row_number() OVER ({_ORDER}) AS place FROM requests WHERE lane = ? AND state = 0"
+        return self._database.search(f"SELECT prio, vtag, seq FROM ({inner}) WHERE place % ? = 1 {_ORDER}", lane, every)
 
     def ids(self) -> set[str]:
-        """Every request that is known."""
-        return {row[0] for row in self._database.read("SELECT id FROM requests")}
+        """Every request whose payload is kept."""
+        return {row[0] for row in self._database.search("SELECT id FROM requests WHERE payload_gone = 0")}
 
-    def waiting(self) -> int:
-        """How many requests wait or run."""
-        return sum(self.standing())
+    def waiting(self) -> list[tuple[str, str, int, float, float]]:
+        """(lane, caller, how many, their smallest and their largest tag) of all that wait, also those that are delayed."""
+        sql = "SELECT lane, caller, count(*), min(vtag), max(vtag) FROM requests WHERE state IN (0, 2) GROUP BY lane, caller"
+        return [tuple(row) for row in self._database.search(sql)]
+
+    def unserved(self, lane: str, before: float) -> list[str]:
+        """Those of a lane that have waited since then, a batch of them."""
+        sql = "SELECT id FROM requests WHERE lane = ? AND state = 0 AND created_at <= ? LIMIT ?"
+        return [row[0] for row in self._database.search(sql, lane, before, BATCH)]
 
     def standing(self) -> tuple[int, int]:
         """How many requests wait, and how many run."""
-        counts = (f"(SELECT count(*) FROM requests WHERE state = {state:d})" for state in (State.QUEUED, State.RUNNING))
+        counts = (f"(SELECT count(*) FROM requests WHERE state {which})" for which in ("IN (0, 2)", "= 1"))
         queued, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
         return int(queued), int(running)
 
 
-def _request(row: Any) -> Request:
-    seq, id, caller, call, state, attempt, told, *times = row
-    return Request(seq, id, caller, msgspec.json.decode(call), State(state), attempt, msgspec.json.decode(told), *times)
-
-
-def _new_id(now: float) -> str:
-    """A UUID of version 7 (RFC 9562), without dashes: ids sort by their time, to the millisecond."""
+def new_id(now: float) -> str:
+    """A UUID of version 7 (RFC 9562): ids sort by their time, to the millisecond."""
     value = int(now * 1000) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | int.from_bytes(os.urandom(8)) >> 2
-    return f"{value:032x}"
+    plain = f"{value:032x}"
+    return "-".join((plain[:8], plain[8:12], plain[12:16], plain[16:20], plain[20:]))
+
+
+def _recovered(db: Connection, lost: Request, made: Made | None, most_runs: int, now: float, kept_s: float) -> Request:
+    rows.ended(db, lost, now, "lost" if made is None else "spooled")
+    if made is not None:
+        return rows.over(db, lost.id, State.SUCCEEDED if made.status == 200 else State.FAILED, made, now, kept_s)
+    if lost.cancel_at is not None:
+        return rows.over(db, lost.id, State.CANCELLED, CANCELLED, now, kept_s)
+    if lost.runs >= most_runs:
+        return rows.over(db, lost.id, State.FAILED, DISCONNECTED, now, kept_s)
+    return rows.one(db.execute(f"UPDATE requests SET state = 0, ver = ver + 1 WHERE id = ? RETURNING {COLUMNS}", (lost.id,)))
+
+
+def _heads(db: Connection, lane: str, most: int, left: dict[str, int]) -> list[int]:
+    """The first that wait in a lane. Where some callers may run only so many more (`left`, which is counted down), the heads of all callers
+    are compared: what waits of a caller that may not is never scanned."""
+    if not left:
+        sql = f"SELECT seq FROM requests WHERE lane = ? AND state = 0 {_ORDER} LIMIT ?"
+        return [seq for (seq,) in db.execute(sql, (lane, most)).fetchall()]
+    heads, caller = list[tuple[int, float, int, str]](), ""
+    while True:
+        caller = db.execute("SELECT min(caller) FROM requests WHERE lane = ? AND state = 0 AND caller > ?", (lane, caller)).fetchone()[0]
+        if caller is None:
+            break
+        sql = f"SELECT prio, vtag, seq FROM requests WHERE lane = ? AND caller = ? AND state = 0 {_ORDER} LIMIT ?"
+        heads += [(*row, caller) for row in db.execute(sql, (lane, caller, min(most, left.get(caller, most)))).fetchall()]
+    chosen = sorted(heads)[:most]
+    for *_, caller in chosen:
+        if caller in left:
+            left[caller] -= 1
+    return [seq for _, _, seq, _ in chosen]
+
+
+def _earlier(db: Connection, asked: Asked, since: float, hashed: bytes | None) -> Request | None:
+    named = (asked.caller, asked.app, asked.idempotency_key)
+    where = "WHERE caller = ? AND app = ? AND idem_key = ?"
+    db.execute(f"UPDATE requests SET idem_key = NULL {where} AND created_at <= ?", (*named, since))
+    row = rows.first(db.execute(f"SELECT {COLUMNS}, body_sha256 FROM requests {where}", named))
+    if row is None:
+        return None
+    if row[-1] != hashed:
+        raise KeyReused("this Idempotency-Key came with another body before; use a new key for a new request", param="Idempotency-Key")
+    return rows.request(row[:-1])

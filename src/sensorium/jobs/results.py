@@ -1,12 +1,30 @@
-"""Results as files in the data folder, one to a request: whole and on disk before anybody is told of them."""
+"""Large inputs and results as files in the data folder: whole and on disk before anybody is told of them.
+
+A result that could not be had a second time is spooled: beside its body stands what the row will say, so that a hub that dies between the
+two writes finishes the request from there.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sensorium.jobs.request import Made, Request
 
 FOLDER = "results"
+
+
+class Spooled(msgspec.Struct):
+    """What a spool says beside the body."""
+
+    attempt: int
+    status: int
+    told: dict[str, Any]
+    files: tuple[str, ...]
 
 
 class Results:
@@ -33,6 +51,25 @@ class Results:
         except FileNotFoundError:
             return None
 
+    def spool(self, running: Request, made: Made) -> None:
+        """Write what a run made, before its end is in the database."""
+        self.put(running.id, running.attempt, made.body)
+        self.put(
+            _spool(running.id), running.attempt, msgspec.json.encode(Spooled(running.attempt, made.status, dict(made.told), made.files))
+        )
+
+    def spooled(self, running: Request) -> Made | None:
+        """What this run had made when its hub died; None when there is nothing whole."""
+        raw, body = self.get(_spool(running.id)), self.get(running.id)
+        if raw is None or body is None:
+            return None
+        said = msgspec.json.decode(raw, type=Spooled)
+        return Made(body, said.status, said.told, said.files) if said.attempt == running.attempt else None
+
+    def unspool(self, ended: Request, filed: bool) -> None:
+        """The end is in the database; the body stays when it is not."""
+        self.remove([_spool(ended.id)] if filed else [_spool(ended.id), ended.id])
+
     def remove(self, ids: Iterable[str]) -> None:
         """Delete the results of these requests."""
         for id in ids:
@@ -43,6 +80,15 @@ class Results:
         for file in self._folder.iterdir():
             if file.name not in known:
                 file.unlink(missing_ok=True)
+
+
+def input_name(id: str) -> str:
+    """The file of a request's input."""
+    return f"{id}.in"
+
+
+def _spool(id: str) -> str:
+    return f"{id}.spool"
 
 
 def _synced(folder: Path) -> None:

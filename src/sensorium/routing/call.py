@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sensorium.errors import UpstreamFailed
+from sensorium.errors import Cause, UpstreamFailed
 from sensorium.wire.failure import Failure
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
@@ -116,6 +116,8 @@ class Call:
     `form` stands beside `members` where the caller sent a form; `changes` is what the door has changed already, one phrase each.
     `optional` says that a service of this modality need not have the operation, so that its 404 tells nothing about the model.
     `extensions` are members beyond OpenAI's protocol, which a route of that dialect is not sent.
+    Calls of the queue are not `repeatable`: whoever runs them counts what they die of, and asks again. `attempt` is the id of the queue's
+    request and the number of the attempt at it, for engines to keep an older run from outliving a newer one.
     """
 
     id: str
@@ -135,13 +137,16 @@ class Call:
     optional: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     extensions: frozenset[str] = frozenset()
+    repeatable: bool = True
+    attempt: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A route that did not answer a call, why, and seconds after which it may (None: unknown).
 
-    `asked` is False when the route was passed over without a call; `headers` name the call at the provider's.
+    `asked` is False when the route was passed over without a call; `headers` name the call at the provider's, `cause` is what the failure
+    means for a later run where the failure alone does not tell.
     """
 
     route: Route
@@ -149,6 +154,7 @@ class Attempt:
     asked: bool
     retry_after_s: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    cause: Cause | None = None
 
     def __str__(self) -> str:
         return f"{self.route.provider.name} {self.route.upstream}: {self.failure.kind}" + ("" if self.asked else " (not asked)")

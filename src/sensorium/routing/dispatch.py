@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sensorium.errors import Cancelled, DeadlineExceeded, SensoriumError, Unprocessable, UpstreamFailed
-from sensorium.routing import hedge
+from sensorium.errors import Cancelled, Cause, DeadlineExceeded, SensoriumError, Unprocessable, UpstreamFailed
+from sensorium.routing import hedge, resume
 from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Route, Where
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.health import SECRET_MISSING, Admission, Closed, Health
@@ -21,6 +21,7 @@ from sensorium.routing.origin import attributed
 from sensorium.routing.pictures import calls
 from sensorium.routing.plan import plan
 from sensorium.routing.refusal import overdue, refusal
+from sensorium.routing.repeat import NEEDS_RETRY, of_status
 from sensorium.routing.terms import laid_on
 from sensorium.routing.translation import translation
 from sensorium.routing.turns import QUEUE_FULL, Turns
@@ -66,7 +67,8 @@ class Dispatch:
         walk = Walk(self._parts, self._turns, call, began)
         try:
             walk.call = laid_on(call, self.order, began)
-            answer = walk.bounded(await walk.to_an_answer(plan(walk.call, self.catalog)))
+            with resume.begun(walk.call):
+                answer = walk.bounded(await walk.to_an_answer(plan(walk.call, self.catalog)))
             reply = await translation(call, answer)
         except Exception as error:
             status = error.status if isinstance(error, SensoriumError) else SensoriumError.status
@@ -140,8 +142,16 @@ class Walk:
 
     async def to_an_answer(self, routes: Sequence[Route]) -> Reply:
         """Ask one route after the other; then those whose rate limit was reached, when it is this call's turn."""
-        self.routes = routes
-        ahead = iter(routes)
+        self.routes, place = routes, resume.place()
+        taken = None if place is None else await place.taken(routes)
+        if taken is not None and place is not None:
+            # Its job is paid for: neither a limit nor a breaker keeps it waiting, and nobody else is asked while it goes on.
+            reply = await self._ask(taken, Admission(self._parts.health, taken, trial=False))
+            if reply is not None:
+                return reply
+            if place.holds:
+                raise refusal(self.attempts)
+        ahead = iter([route for route in routes if route is not taken])
         for route in ahead:
             reply = await self._hedged(route, ahead)
             if reply is not None:
@@ -211,6 +221,8 @@ class Walk:
 
     async def _ask(self, route: Route, turn: Admission | Closed | None = None) -> Reply | None:
         """The reply of one route, or None with an attempt noted. Raises the caller's own fault at once."""
+        if route.provider.local and not self.call.repeatable and any(attempt.cause == "death" for attempt in self.attempts):
+            return None  # what has ended one engine does not get the next before that is counted
         admission = turn or self._turns.enter(self.call.caller, route)
         if isinstance(admission, Closed):
             failure = Failure(admission.kind, 0, admission.reason, admission.code)
@@ -225,7 +237,7 @@ class Walk:
             admission.released()  # no effect where there was a verdict
 
     async def _answered(self, route: Route, admission: Admission) -> Reply | None:
-        patience, left, asked = route.provider.first_byte_s, self._left(), True
+        patience, left, asked, cause = route.provider.first_byte_s, self._left(), True, None
         if left == 0:
             admission.unused()
             raise overdue(self.call, self.attempts)
@@ -247,20 +259,20 @@ class Walk:
                 return None
             if not error.retryable:
                 raise
-            failure = Failure("transport", error.status, error.message)
+            failure, cause = Failure("transport", error.status, error.message), error.cause
         else:
             if failure is not None:
                 return self._refused(route, reply, failure, admission)
             admission.answered()
             return reply
-        self._note(route, failure, admission.failed(failure), asked=asked)
+        self._note(route, failure, admission.failed(failure), asked=asked, cause=cause)
         return None
 
     async def _heard(self, route: Route) -> tuple[Reply, Failure | None]:
         try:
             return await self._begun(route)
         except UpstreamFailed:
-            if not route.provider.local:
+            if not route.provider.local or not self.call.repeatable:
                 raise
             # The engine died under this call; its address stays open while it restarts, and asking again costs nothing.
             return await self._begun(route)
@@ -280,12 +292,20 @@ class Walk:
         final = failure.kind == "semantic" and not (self.call.model == ANY_MODEL and failure.status in NEXT_RUNG)
         if route.provider.local and failure.code != EMPTY and (final or len(self.routes) == 1):
             return reply  # our own engine's words, already in the caller's dialect
-        self._note(route, failure, wait, headers=identity(reply))
+        needs = reply.headers.get(NEEDS_RETRY)
+        self._note(route, failure, wait, headers=identity(reply), cause=of_status(failure.status, needs) if needs else None)
         if final:
             raise refusal(self.attempts)
         return None
 
     def _note(
-        self, route: Route, failure: Failure, wait: float | None, *, asked: bool = True, headers: Mapping[str, str] | None = None
+        self,
+        route: Route,
+        failure: Failure,
+        wait: float | None,
+        *,
+        asked: bool = True,
+        headers: Mapping[str, str] | None = None,
+        cause: Cause | None = None,
     ) -> None:
-        self.attempts.append(Attempt(route, failure, asked, wait, headers or {}))
+        self.attempts.append(Attempt(route, failure, asked, wait, headers or {}, cause))

@@ -2,14 +2,15 @@
 
 The key goes to the provider's own host only: a link to another one that a reply names as its status, result or cancel address is
 refused. Files of a result are fetched without the key, from that host or from a public https address. A request that was taken is not
-made again, since it would be paid for twice: what became of it is told as `result_lost`.
+made again here, since it would be paid for twice: what became of it is told as `result_lost`. Its handle is told before the first look, and
+a run that has one goes straight to looking.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
@@ -32,6 +33,7 @@ STATUS_BYTES, RESULT_BYTES, FILE_BYTES = 4 * 1024 * 1024, 128 * 1024 * 1024, 256
 TRANSIENT: Final = (401, 403, 408, 429, 500, 502, 503, 504)  # of a status: they say nothing about the request
 GONE: Final = (404, 410, 499)  # of a result
 EVENTS: Final = "text/event-stream"
+ADDRESSES: Final = ("status_url", "response_url", "cancel_url")
 _ID: Final = re.compile(r"[0-9A-Za-z_.:-]{1,128}")
 
 
@@ -64,12 +66,36 @@ def spoken(call: Call, route: Route) -> bool:
     return route.dialect == "fal" and call.method == "POST"
 
 
+async def _unkept(handle: Handle) -> None:
+    """A request that nobody takes up again."""
+
+
+def followed(route: Route, id: str, urls: Mapping[str, str]) -> Handle | None:
+    """The handle of a request that an earlier run made; None when the provider is at another address now."""
+    try:
+        return Handle(id, *(_own(route.provider, urls.get(name)) for name in ADDRESSES))
+    except UpstreamFailed:
+        return None
+
+
 class Job:
-    """One call through the queue. `clock` and `sleep` are in seconds, `now` is in seconds since the epoch."""
+    """One call through the queue. `clock` and `sleep` are in seconds, `now` is in seconds since the epoch.
+
+    `known` is told the handle of the request once it is made; with `taken`, that of an earlier run, none is made.
+    """
 
     def __init__(
-        self, ask: Ask, call: Call, route: Route, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], now: float
+        self,
+        ask: Ask,
+        call: Call,
+        route: Route,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        now: float,
+        known: Callable[[Handle], Awaitable[None]] = _unkept,
+        taken: Handle | None = None,
     ) -> None:
+        self._known, self._taken = known, taken
         self._ask, self._call, self._route = ask, call, route
         self._clock, self._sleep, self._now = clock, sleep, int(now)
         self._until = clock() + route.provider.timeout_s
@@ -88,7 +114,7 @@ class Job:
         UpstreamFailed for replies that make no sense, and what `ask` raises.
         """
         # Whoever leaves now leaves a request behind as well: it must be known to be cancelled.
-        self._submitting = asyncio.ensure_future(self._submit(sent))
+        self._submitting = asyncio.ensure_future(self._begun(sent))
         handle = await asyncio.shield(self._submitting)
         if isinstance(handle, Reply):
             return handle
@@ -128,6 +154,14 @@ class Job:
         identity = {"id": f"chatcmpl-{handle.id}", "created": self._now, "model": self._route.upstream}
         return EVENTS if self._call.stream else JSON, fal.answered(found, self._call.members, identity, self._name)
 
+    async def _begun(self, sent: Payload) -> Handle | Reply:
+        if self._taken is not None:
+            return self._taken
+        handle = await self._submit(sent)
+        if isinstance(handle, Handle):
+            await self._known(handle)
+        return handle
+
     async def _submit(self, sent: Payload) -> Handle | Reply:
         """The request that was made, or the answer of fal's that says no. Raises UpstreamFailed for one that cannot be used."""
         try:
@@ -139,20 +173,10 @@ class Job:
             self._over = True
             return reply
         told = fal.result(await reply.whole(STATUS_BYTES), self._name)
-        id, *urls = (told.get(name) for name in ("request_id", "status_url", "response_url", "cancel_url"))
+        id, *urls = (told.get(name) for name in ("request_id", *ADDRESSES))
         if reply.status >= 300 or not isinstance(id, str) or not _ID.fullmatch(id):
             raise UpstreamFailed(f"{self._name} answered {reply.status} without a usable request id")
-        return Handle(id, *(self._own(url) for url in urls))
-
-    def _own(self, url: Any) -> str:
-        """The address that `url` names, rebuilt, on the provider's own host."""
-        try:
-            own, theirs = egress.target(self._route.provider.base_url), egress.target(url if isinstance(url, str) else "")
-        except AddressRefused as error:
-            raise UpstreamFailed(f"{self._name} named an address that cannot be used: {error.message}") from None
-        if _origin(own) != _origin(theirs):
-            raise UpstreamFailed(f"{self._name} named an address on another host ({theirs.host[:80]}), where its key does not go")
-        return theirs.url
+        return Handle(id, *(_own(self._route.provider, url) for url in urls))
 
     async def _completed(self, handle: Handle) -> dict[str, Any]:
         """The last status of the request."""
@@ -187,14 +211,14 @@ class Job:
 
     async def _result(self, handle: Handle, failed: bool) -> Reply:
         """The answer that is the result. Of a request that failed it is an error, which may look like a passing one."""
-        told = ""
+        told, reply = "", None
         for attempt in range(TRIES):
             if attempt:
                 await self._sleep(PAUSE_S)
             try:
                 reply = await self._ask("GET", handle.response_url)
             except SensoriumError as error:
-                told = f"cannot be asked: {error.message}"
+                told, reply = f"cannot be asked: {error.message}", None
                 continue
             told = f"answered {reply.status}"
             if reply.status in GONE or 201 <= reply.status < 400:
@@ -203,7 +227,7 @@ class Job:
             if failed or reply.status not in TRANSIENT:
                 return reply
             await reply.close()
-        raise self._lost(told)
+        raise self._lost(told, gone=reply is not None and reply.status not in TRANSIENT)
 
     async def _file(self, url: str) -> bytes:
         """A file of the result, fetched without the key."""
@@ -220,7 +244,7 @@ class Job:
                 told = f"answered {got.status}"
             except SensoriumError as error:
                 told = error.message
-        raise self._lost(f"its file store at {target.host} {told}")
+        raise self._lost(f"its file store at {target.host} {told}", gone=False)
 
     async def _permitted(self, url: str) -> tuple[egress.Target, To]:
         """Where a file is. Raises UpstreamFailed unless a file is on the provider's own host or at a public https address."""
@@ -235,10 +259,24 @@ class Job:
             raise UpstreamFailed(f"{self._name} put its result where the hub does not go: {error.message}") from None
         return target, "public file"
 
-    def _lost(self, told: str) -> UpstreamRefused:
+    def _lost(self, told: str, gone: bool = True) -> UpstreamRefused:
+        """`gone` is False where the result is still there, for a run that asks again."""
         message = f"{self._name} took the call, but its result is lost: {self._name} {told}"
         hint = "send the call again; the work is done anew"
-        return UpstreamRefused(message, status=502, code="result_lost", source=self._name, hint=hint)
+        error = UpstreamRefused(message, status=502, code="result_lost", source=self._name, hint=hint)
+        error.lost = gone
+        return error
+
+
+def _own(provider: Provider, url: Any) -> str:
+    """The address that `url` names, rebuilt, on the provider's own host. Raises UpstreamFailed for any other."""
+    try:
+        own, theirs = egress.target(provider.base_url), egress.target(url if isinstance(url, str) else "")
+    except AddressRefused as error:
+        raise UpstreamFailed(f"{provider.name} named an address that cannot be used: {error.message}") from None
+    if _origin(own) != _origin(theirs):
+        raise UpstreamFailed(f"{provider.name} named an address on another host ({theirs.host[:80]}), where its key does not go")
+    return theirs.url
 
 
 def _origin(target: egress.Target) -> tuple[str, str, int]:

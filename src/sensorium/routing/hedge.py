@@ -21,7 +21,7 @@ Asking = Coroutine[Any, Any, Reply | None]
 
 def after_s(call: Call, route: Route) -> float | None:
     """Seconds after which the next route is asked too; None where it is not."""
-    safe = call.modality in SAFE and not call.stream and call.operation.partition("?")[0] != STORED
+    safe = call.modality in SAFE and call.repeatable and not call.stream and call.operation.partition("?")[0] != STORED
     return route.provider.hedge_after_s if safe else None
 
 

@@ -1,7 +1,8 @@
 """NVIDIA's asynchronous protocol, hidden from callers: 202 is polled to its end, a 302 fetched and unpacked (NVIDIA page, section 6).
 
 Polls are long polls that follow each other at once: a job that nobody asked for within its gap limit is cancelled there. A result is
-given out once, so an answer that got lost is told as `result_lost`; the call is not made again, since it would be paid for twice.
+given out once, so an answer that got lost is told as `result_lost`; the call is not made again here, since it would be paid for twice.
+The queue's calls poll for at most QUEUE_POLL_S, so that a hub that takes over from a dead one comes within the gap (twice that).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Get = Callable[[str, Mapping[str, str] | None], Awaitable[Reply]]
 KEPT: Final = ("location",)
 MARGIN_S: Final = 5.0  # an answer may come that much after its poll time
 POLL_MOST_S: Final = 3600.0
+QUEUE_POLL_S: Final = 30.0
 GAP_LEAST_S: Final = 10.0
 PAUSE_S: Final = 1.0  # between two polls, where the first was answered at once or failed
 TRIES: Final = 3
@@ -43,9 +45,9 @@ class Patience:
     status_url: str
 
     @classmethod
-    def of(cls, provider: Provider, now: float) -> Patience:
-        """What a provider's timeouts leave."""
-        poll = min(max(1.0, min(provider.idle_s, provider.timeout_s) - MARGIN_S), POLL_MOST_S)
+    def of(cls, provider: Provider, now: float, most_s: float = POLL_MOST_S) -> Patience:
+        """What a provider's timeouts leave, with polls of at most `most_s` seconds."""
+        poll = min(max(1.0, min(provider.idle_s, provider.timeout_s) - MARGIN_S), most_s)
         parts = urlsplit(provider.base_url)
         root = f"{parts.scheme}://{parts.netloc}{parts.path.partition('/v1')[0]}/v1/status"
         return cls(poll, max(2 * poll, GAP_LEAST_S), now + provider.timeout_s, provider.status_url or root)
@@ -60,30 +62,51 @@ def spoken(route: Route) -> bool:
     return route.modality in ("image", "video") and route.dialect != "openai" and not route.provider.local
 
 
-class Job:
-    """One call from its first answer to its result. `clock` and `sleep` are in seconds."""
+async def _unkept(id: str, url: str) -> None:
+    """A job that nobody takes up again."""
 
-    def __init__(self, get: Get, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]], patience: Patience) -> None:
-        self._get, self._clock, self._sleep, self._patience = get, clock, sleep, patience
+
+class Job:
+    """One call from its first answer to its result. `clock` and `sleep` are in seconds; `known` is told a job's id and where it is polled,
+    before the first poll."""
+
+    def __init__(
+        self,
+        get: Get,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        patience: Patience,
+        known: Callable[[str, str], Awaitable[None]] = _unkept,
+    ) -> None:
+        self._get, self._clock, self._sleep, self._patience, self._known = get, clock, sleep, patience, known
 
     async def finished(self, first: Reply) -> Reply:
         """The reply that is the result or an error of its own.
 
         Raises UpstreamRefused with code result_lost when the result can no longer be had, deadline_exceeded when it takes too long.
         """
-        reply = first
-        if reply.status == 202:
-            id = await _id(reply)
-            while reply.status == 202:
-                reply = await self._polled(f"{self._patience.status_url}/{id}", reply)
-        if reply.status == 302:
-            reply = await self._fetched(reply)
-        return replace(reply, changes=first.changes)
+        if first.status != 202:
+            return replace(await self._fetched(first), changes=first.changes)
+        id = await _id(first)
+        url = self.status_url(id)
+        await self._known(id, url)
+        return replace(await self.taken_up(url, first.route), changes=first.changes)
 
-    async def _polled(self, url: str, before: Reply) -> Reply:
+    async def taken_up(self, url: str, route: Route) -> Reply:
+        """The same for a job that an earlier run began: it is polled, and nothing is sent again."""
+        reply = await self._polled(url, route)
+        while reply.status == 202:
+            await reply.whole(PROGRESS_BYTES)
+            reply = await self._polled(url, route)
+        return await self._fetched(reply)
+
+    def status_url(self, id: str) -> str:
+        """Where the job is polled."""
+        return f"{self._patience.status_url}/{id}"
+
+    async def _polled(self, url: str, route: Route) -> Reply:
         """The next answer to a poll, after such that say nothing about the job."""
-        await before.whole(PROGRESS_BYTES)
-        route, heard, told = before.route, self._clock(), "still works on it"
+        heard, told = self._clock(), "still works on it"
         while (now := self._clock()) < self._patience.until:
             try:
                 reply = await self._get(url, self._patience.polling(now))
@@ -112,7 +135,9 @@ class Job:
         )
 
     async def _fetched(self, reply: Reply) -> Reply:
-        """The result behind a 302: a zip on a store that wants no key."""
+        """The reply, or the result behind a 302: a zip on a store that wants no key."""
+        if reply.status != 302:
+            return reply
         await reply.close()
         url = reply.headers.get("location", "")
         await _permitted(url, reply.route)
@@ -178,4 +203,6 @@ async def _permitted(url: str, route: Route) -> None:
 def _lost(route: Route, told: str) -> UpstreamRefused:
     name = route.provider.name
     message = f"{name} took the call, but its result is lost: {name} {told}"
-    return UpstreamRefused(message, status=502, code="result_lost", source=name, hint="send the call again; the work is done anew")
+    error = UpstreamRefused(message, status=502, code="result_lost", source=name, hint="send the call again; the work is done anew")
+    error.lost = True
+    return error

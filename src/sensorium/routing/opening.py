@@ -122,7 +122,9 @@ async def _first_event(reply: Reply) -> tuple[Reply, Failure | None]:
             return replace(reply, chunks=_watched(_again(held, chunks), reply.route.provider.name)), failure
         if len(held) > FIRST_EVENT:
             return replace(reply, chunks=_again(held, chunks)), None
-    raise UpstreamFailed(f"{reply.route.provider.name} ended its stream before the first event")
+    error = UpstreamFailed(f"{reply.route.provider.name} ended its stream before the first event")
+    error.cause = "server_error"
+    raise error
 
 
 async def _watched(chunks: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:

@@ -9,6 +9,7 @@ from sensorium.routing.call import Attempt, Call
 from sensorium.routing.catalog import RETIRED, SUCCESSORS
 from sensorium.routing.health import SECRET_MISSING
 from sensorium.routing.opening import EMPTY
+from sensorium.routing.repeat import of_attempts
 
 LISTED = 6
 
@@ -22,7 +23,7 @@ def refusal(attempts: Sequence[Attempt]) -> SensoriumError:
     for kind in ("semantic", "rate_limited", "provider_outage", "transport", "auth", "quota_exhausted", "model_unavailable"):
         if kind in kinds:
             error = _BY_KIND[kind]([attempt for attempt in attempts if attempt.failure.kind == kind], attempts)
-            error.retryable = kind != "semantic"
+            error.retryable, error.cause = kind != "semantic", of_attempts(attempts)
             return error
     raise ValueError("a call without attempts was not refused")
 
@@ -30,7 +31,9 @@ def refusal(attempts: Sequence[Attempt]) -> SensoriumError:
 def overdue(call: Call, attempts: Sequence[Attempt]) -> DeadlineExceeded:
     """The error of a call whose deadline passed."""
     met = f": {_list(attempts)}" if attempts else ""
-    return DeadlineExceeded(f"the call's deadline of {call.deadline_s or 0.0:g} seconds passed{met}", hint="give it more time")
+    error = DeadlineExceeded(f"the call's deadline of {call.deadline_s or 0.0:g} seconds passed{met}", hint="give it more time")
+    error.cause = "final"
+    return error
 
 
 def _semantic(these: Sequence[Attempt], _: Sequence[Attempt]) -> SensoriumError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -13,12 +14,13 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sensorium import __version__, egress, fetch
-from sensorium.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+from sensorium.errors import Cause, DeadlineExceeded, Unavailable, UpstreamFailed
 from sensorium.exchange import JSON, PIECE
-from sensorium.routing import falqueue, inline, nvcf, pictures
+from sensorium.routing import falqueue, inline, nvcf, pictures, resume
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.metering import metered
 from sensorium.routing.payload import Payload, payload
+from sensorium.routing.repeat import NEEDS_RETRY
 from sensorium.wire import anthropic
 
 SHORTEST_KEY = 12  # characters of a key that is starred out of answers; a shorter one may occur in any bytes by chance
@@ -28,6 +30,8 @@ KEPT = (
 )
 KEPT_PREFIXES = ("x-ratelimit-", "ratelimit", "anthropic-ratelimit-")
 UPSTREAM_IDS = ("x-request-id", "request-id")
+MOST_PATIENT = 1000  # routes of which it is known that short polls end their jobs
+log = logging.getLogger("sensorium.hub")
 
 
 class Upstream:
@@ -47,6 +51,7 @@ class Upstream:
         self._session = _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=30))
         self._public: aiohttp.ClientSession | None = None
         self._cancelling: set[asyncio.Task[None]] = set()
+        self._patient: set[tuple[str, str]] = set()
 
     async def send(self, call: Call, route: Route) -> Reply:
         """Send the call; return as soon as the status and headers are there. Redirects are not followed.
@@ -61,23 +66,53 @@ class Upstream:
         return await self._send(call, route)
 
     async def _send(self, call: Call, route: Route) -> Reply:
-        sent = await inline.fitted(payload(call, route), route, self._fetch)
+        sent = payload(call, route)
         if falqueue.spoken(call, route):
             return metered(await self._queued(call, route, sent), call, hide=False)
-        if not nvcf.spoken(route):
-            return metered(await self._asked(call, route, sent, headers(call, route, sent)), call, hide=sent.counted)
-        patience = nvcf.Patience.of(route.provider, self._clock())
-        first = await self._asked(call, route, sent, headers(call, route, sent) | patience.polling(self._clock()))
+        if nvcf.spoken(route):
+            return metered(await self._invoked(call, route, sent), call, hide=sent.counted)
+        sent = await inline.fitted(sent, route, self._fetch)
+        return metered(await self._asked(call, route, sent, headers(call, route, sent)), call, hide=sent.counted)
+
+    async def _invoked(self, call: Call, route: Route, sent: Payload) -> Reply:
+        held, provider = resume.hold(route, "nvcf"), route.provider
+        brief = held is not None and (provider.name, route.upstream) not in self._patient
+        patience = nvcf.Patience.of(provider, self._clock(), nvcf.QUEUE_POLL_S if brief else nvcf.POLL_MOST_S)
 
         async def get(url: str, poll: Mapping[str, str] | None) -> Reply:
             asked = Payload(url, None, None)
             said = {"accept-encoding": "identity"} if poll is None else {**headers(call, route, asked), **poll}
             return await self._asked(call, route, asked, said)
 
-        return metered(await nvcf.Job(get, self._clock, self._sleep, patience).finished(first), call, hide=sent.counted)
+        async def known(id: str, url: str) -> None:
+            if held is not None:
+                await held.keep("nvcf", id, {"status_url": url}, time.time() + patience.gap_s)
+
+        job = nvcf.Job(get, self._clock, self._sleep, patience, known)
+        async with resume.settling(held) as settled:
+            if held is not None and held.handle is not None:
+                url = job.status_url(held.handle.id)
+                if held.handle.urls.get("status_url") == url:
+                    return await settled(replace(await job.taken_up(url, route), changes=sent.changes))
+                await held.drop("it was polled at another address")
+            sent, began = await inline.fitted(sent, route, self._fetch), self._clock()
+            first = await self._asked(call, route, sent, headers(call, route, sent) | patience.polling(began))
+            if brief and first.status == 504 and self._clock() - began >= patience.poll_s:
+                return await settled(await self._in_one_piece(call, route, sent, first))
+            return await settled(await job.finished(first))
+
+    async def _in_one_piece(self, call: Call, route: Route, sent: Payload, first: Reply) -> Reply:
+        """The answer of a route that gives no 202, but ends the job when a poll's time is over: asked anew, with all the time there is."""
+        await first.close()
+        log.info("%s does not poll for %s; it is asked in one piece", route.provider.name, route.upstream)
+        if len(self._patient) >= MOST_PATIENT:
+            self._patient.clear()
+        self._patient.add((route.provider.name, route.upstream))
+        return await self._invoked(call, route, sent)
 
     async def _queued(self, call: Call, route: Route, sent: Payload) -> Reply:
         plain = replace(call, stream=False)  # the queue's own answers are never streams
+        held = resume.hold(route, "fal")
 
         async def ask(method: str, url: str, data: bytes | None = None, to: falqueue.To = "queue") -> Reply:
             asked = Payload(url, None if data is None else JSON, data)
@@ -88,11 +123,26 @@ class Upstream:
             longest = falqueue.ANSWER_S if to == "queue" and data is None else None
             return await self._asked(plain, route, asked, said, method=method, session=session, total_s=longest)
 
-        job = falqueue.Job(ask, call, route, self._clock, self._sleep, time.time())
+        async def known(handle: falqueue.Handle) -> None:
+            if held is not None:
+                await held.keep("fal", handle.id, {name: getattr(handle, name) for name in falqueue.ADDRESSES})
+
+        taken = None if held is None or held.handle is None else falqueue.followed(route, held.handle.id, held.handle.urls)
+        if taken is None:
+            if held is not None:
+                await held.drop("its addresses are not the provider's any more")
+            sent = await inline.fitted(sent, route, self._fetch)
+        job = falqueue.Job(ask, call, route, self._clock, self._sleep, time.time(), known, taken)
+        left = False
         try:
-            return await job.finished(sent)
+            async with resume.settling(held) as settled:
+                try:
+                    return await settled(await job.finished(sent))
+                except asyncio.CancelledError:
+                    left = held is not None and held.detached
+                    raise
         finally:
-            if job.abandoned:  # whoever waited for it is gone: nobody waits for the cancelling either
+            if job.abandoned and not left:  # whoever waited for it is gone: nobody waits for the cancelling either
                 task = asyncio.create_task(job.cancel())
                 self._cancelling.add(task)
                 task.add_done_callback(self._cancelling.discard)
@@ -128,7 +178,7 @@ class Upstream:
         except aiohttp.ClientConnectorError as error:
             raise Unavailable(f"{route.provider.name} cannot be reached: {error.os_error.strerror}") from None
         except aiohttp.ClientError as error:
-            raise UpstreamFailed(f"{route.provider.name} broke the connection before answering: {type(error).__name__}") from None
+            raise _broken(route, f"broke the connection before answering: {type(error).__name__}", "connection_error") from None
 
         async def close() -> None:
             response.close()
@@ -184,6 +234,8 @@ def headers(call: Call, route: Route, sent: Payload) -> dict[str, str]:
         "user-agent": f"sensorium/{__version__}",
         "x-request-id": call.id,
     }
+    if call.attempt is not None and route.provider.local:
+        said |= {"x-sensorium-request": call.attempt[0], "x-sensorium-attempt": str(call.attempt[1])}
     if sent.media is not None:
         said["content-type"] = sent.media
     if sent.data is not None:
@@ -208,7 +260,7 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes | memoryview]:
 
 
 def _kept(response: aiohttp.ClientResponse, route: Route) -> dict[str, str]:
-    more = nvcf.KEPT if nvcf.spoken(route) else ()
+    more = (*(nvcf.KEPT if nvcf.spoken(route) else ()), *((NEEDS_RETRY,) if response.status >= 400 else ()))
     lowered = {name.lower(): text for name, text in response.headers.items()}
     kept = {name: text for name, text in lowered.items() if name in (*KEPT, *more) or name.startswith(KEPT_PREFIXES)}
     theirs = next((lowered[name] for name in UPSTREAM_IDS if name in lowered), None)
@@ -225,4 +277,11 @@ async def _chunks(response: aiohttp.ClientResponse, route: Route, key: bytes) ->
     except TimeoutError:
         raise DeadlineExceeded(f"{route.provider.name} stopped sending in the middle of its reply") from None
     except aiohttp.ClientError as error:
-        raise UpstreamFailed(f"{route.provider.name} broke off in the middle of its reply: {type(error).__name__}") from None
+        raise _broken(route, f"broke off in the middle of its reply: {type(error).__name__}", "server_error") from None
+
+
+def _broken(route: Route, how: str, cause: Cause) -> UpstreamFailed:
+    """The error of a broken connection. That of an engine on this machine breaks when its process ends."""
+    error = UpstreamFailed(f"{route.provider.name} {how}")
+    error.cause = "death" if route.provider.local else cause
+    return error

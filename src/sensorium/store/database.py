@@ -14,11 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sensorium.errors import SettingsError, Unavailable
 
 FILE, LOCK_FILE, HUB_LOCK_FILE = "sensorium.db", "sensorium.lock", "hub.lock"
+Connection: TypeAlias = sqlite3.Connection
+Cursor: TypeAlias = sqlite3.Cursor
 SCHEMA = Path(__file__).parent / "schema"
 BUSY_S = 5.0
 WAL_BYTES = 16 * 1024 * 1024

@@ -141,18 +141,18 @@ def answered(found: Mapping[str, Any], asked: Members, identity: Mapping[str, An
     reason = "length" if isinstance(most, int) and usage.get("completion_tokens", 0) >= most else "stop"
     more = {name: found[name] for name in ("timings",) if name in found}
     if jsonbody.flag(asked, "stream"):
-        return _events(text, reason, usage, asked, identity)
+        return _events(text, reason, {"usage": usage, **more}, asked, identity)
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None, "finish_reason": reason}
     return msgspec.json.encode({**identity, "object": "chat.completion", "choices": [choice], "usage": usage, **more})
 
 
-def _events(text: str, reason: str, usage: Mapping[str, Any], asked: Members, identity: Mapping[str, Any]) -> bytes:
+def _events(text: str, reason: str, told: Mapping[str, Any], asked: Members, identity: Mapping[str, Any]) -> bytes:
     shared = {**identity, "object": "chat.completion.chunk"}
     counted = _object(jsonbody.value(asked, "stream_options")).get("include_usage") is True
     frames: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}, "logprobs": None, "finish_reason": None}]},
         {"choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": reason}]},
-        *([{"choices": [], "usage": usage}] if counted else []),
+        *([{"choices": [], **told}] if counted else []),
     ]
     return b"".join(sse.event(msgspec.json.encode({**shared, **frame})) for frame in frames) + sse.DONE
 

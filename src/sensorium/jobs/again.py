@@ -1,0 +1,42 @@
+"""What becomes of a request whose run failed: another run, later or at once, or its end (jobs.md, section 9). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sensorium.errors import Cause
+from sensorium.jobs.request import Request
+
+MOST_RUNS: Final = 10
+MOST_DEATHS: Final = 2
+BACKOFF_S, LONGEST_BACKOFF_S, JITTER = 0.5, 60.0, 0.25
+BUSY_S: Final = 5.0  # where the provider does not say when
+THROTTLED_S: Final = 3600.0  # of being told to come back later, after which the request fails
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Another run after `delay_s`. `run` and `death` are what this one counts, `cools` says that its whole lane waits."""
+
+    delay_s: float
+    run: int = 1
+    death: int = 0
+    cools: bool = False
+
+
+def after(verdict: Cause, request: Request, chance: float, retry_after_s: float | None, now: float) -> Again | None:
+    """What follows on a failed run; None: the request fails. `chance` from 0 to 1 spreads the tries."""
+    rules = request.rules
+    if verdict == "busy" and not rules.no_retry:
+        since = request.claimed_at or now
+        wait = retry_after_s or BUSY_S
+        return Again(wait, run=0, cools=True) if since + wait - request.created_at <= THROTTLED_S else None
+    if verdict == "final" or rules.no_retry or request.runs >= MOST_RUNS:
+        return None
+    if verdict == "death":
+        return Again(0.0, death=1) if request.deaths + 1 < MOST_DEATHS else None
+    if request.runs > rules.retries.get(verdict, MOST_RUNS):
+        return None
+    spread = 1 + JITTER * (2 * chance - 1)
+    return Again(min(BACKOFF_S * 2 ** (request.runs - 1), LONGEST_BACKOFF_S) * spread)

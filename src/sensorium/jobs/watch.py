@@ -1,0 +1,57 @@
+"""The requests that somebody looks at, in memory, and waking whoever waits for a change of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+from sensorium.jobs.request import Request
+
+MOST = 20_000  # requests
+
+
+class Watch:
+    """`read(caller, id)` gives what is on disk. An unchanged request costs no further look there. All methods belong to one event loop."""
+
+    def __init__(self, read: Callable[[str | None, str], Request]) -> None:
+        self._read = read
+        self._known: OrderedDict[str, Request] = OrderedDict()
+        self._events: dict[str, asyncio.Event] = {}
+
+    def of(self, caller: str | None, id: str) -> Request:
+        """The request as it is now. Raises UnknownRequest, also for somebody else's."""
+        known = self._known.get(id)
+        if known is None or caller not in (None, known.caller):
+            known = self._read(caller, id)
+            self._put(known)
+        return known
+
+    def put(self, request: Request) -> Request:
+        """It is so now, as is on disk. Those who wait for it look again."""
+        before = self._known.get(request.id)
+        if before is None or before.ver <= request.ver:
+            self._put(request)
+        self.wake(request.id)
+        return request
+
+    def forget(self, id: str) -> None:
+        """It is no more."""
+        self._known.pop(id, None)
+        self.wake(id)
+
+    def wake(self, id: str) -> None:
+        """Whoever waits for a change looks again."""
+        event = self._events.pop(id, None)
+        if event is not None:
+            event.set()
+
+    def change(self, id: str) -> asyncio.Event:
+        """Set at the next change of this request."""
+        return self._events.setdefault(id, asyncio.Event())
+
+    def _put(self, request: Request) -> None:
+        self._known[request.id] = request
+        self._known.move_to_end(request.id)
+        if len(self._known) > MOST:
+            self._known.popitem(last=False)
