@@ -21,12 +21,11 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidS
 from websockets.sync.client import connect
 
 from sensorium.api import fal_tokens
-from sensorium.api.auth import Principal
-from sensorium.api.fal_realtime import Inbox, Limits, Line, RealtimeDoor, beside
+from sensorium.api.auth import Auth
+from sensorium.api.fal_realtime import Inbox, Limits, Line, RealtimeDoor
 from sensorium.api.fal_tokens import Tokens
 from sensorium.api.router import Router
-from sensorium.api.visit import Visit
-from sensorium.errors import Cancelled, Unauthorized
+from sensorium.errors import Cancelled
 from sensorium.store.signing import Signing
 from sensorium.wire import fal_errors
 from sensorium.wire.fal_tokens import Wanted
@@ -36,12 +35,6 @@ from tests.store.vaults import opened
 
 KEY = "kid:ksecret"
 HEADERS = {"Authorization": f"Key {KEY}"}
-
-
-def authenticate(visit: Visit) -> Principal:
-    if visit.header("authorization") != f"Key {KEY}":
-        raise Unauthorized("no token was sent with this call")
-    return Principal("bob")
 
 
 class Site:
@@ -64,19 +57,20 @@ def hub(folder: Path, **limits: Any) -> Iterator[Site]:
     with opened(folder) as vault:
         tokens = Tokens(Signing(vault), lambda: clock[0])
         app = Echo()
-        door = RealtimeDoor(OneApp(app), authenticate, tokens, Limits(**{"message": 4096, **limits}))
-        router = Router(fal_tokens.entries(tokens), authenticate, lambda path: fal_errors.error, 4096)
+        auth = Auth(None, {"bob": KEY})
+        door = RealtimeDoor(OneApp(app), auth, tokens, Limits(**{"message": 4096, **limits}))
+        numbers, reads = count(1), SimpleQueue[int]()
 
-        numbers, reads, both = count(1), SimpleQueue[int](), beside(router, door)
-
-        async def whole(scope: Any, receive: Any, send: Any) -> None:
+        async def sockets(scope: Any, receive: Any, send: Any) -> None:
             async def counted() -> Any:
                 reads.put(next(numbers))
                 return await receive()
 
-            await both(scope, counted if scope["type"] == "websocket" else receive, send)
+            await door(scope, counted, send)
 
-        with serving(whole, websockets=True, most_message=8192) as base:
+        router = Router(fal_tokens.entries(tokens), auth, lambda path: fal_errors.error, 4096, sockets=sockets)
+
+        with serving(router, websockets=True, most_message=8192) as base:
             yield Site(base, app, tokens, clock, reads)
 
 
