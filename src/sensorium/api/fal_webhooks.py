@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.api.auth import ADMINISTRATORS
 from sensorium.api.router import Entry
-from sensorium.api.secrets import ADMINISTRATORS
 from sensorium.api.visit import Visit
 from sensorium.errors import AddressRefused, Forbidden
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
