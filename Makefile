@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check oracles bench train train-smoke ci clean
+.PHONY: help setup run test check clients oracles bench train train-smoke ci clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -30,13 +30,17 @@ run: $(VENV)/.with-default ## start the hub, draw a picture, describe it, serve 
 	@$(PY) examples/first_run.py --port $(PORT) $(if $(filter-out 0,$(ONCE)),--once)
 
 test: $(VENV)/.with-test ## all tests of the default install (no torch)
-	@$(PY) -m pytest --ignore=tests/oracles --ignore=tests/training
+	@$(PY) -m pytest --ignore=tests/clients --ignore=tests/oracles --ignore=tests/training
 
 check: $(VENV)/.with-test ## style, types, layering
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy --strict src
 	@$(PY) -m pytest -q tests/test_layers.py tests/test_project.py
+
+clients: $(VENV)/.with-clients ## fal's official clients in Python, Node and a browser against a hub (installs Node and chromium where missing)
+	@sh tests/clients/install.sh
+	@$(PY) -m pytest tests/clients
 
 oracles: $(VENV)/.with-oracles train-smoke ## engines and models against torch, diffusers and transformers (installs torch)
 	@$(PY) -m pytest tests/oracles tests/training
@@ -93,6 +97,10 @@ $(VENV)/.with-default: $(VENV)/.created $(RECIPE)
 $(VENV)/.with-test: $(VENV)/.created $(RECIPE)
 	@$(PIP) ".[test]"
 	@touch $@ $(VENV)/.with-default
+
+$(VENV)/.with-clients: $(VENV)/.created $(RECIPE)
+	@$(PIP) ".[test,clients]"
+	@touch $@ $(VENV)/.with-default $(VENV)/.with-test
 
 $(VENV)/.with-oracles: $(VENV)/.created $(RECIPE)
 	@echo "Installing torch, diffusers and transformers into $(VENV) (once) ..."

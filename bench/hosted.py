@@ -9,6 +9,11 @@ The last line is JSON.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder: its queue.py would hide the standard library's
+
 import argparse
 import asyncio
 import collections
@@ -18,14 +23,12 @@ import random
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp

@@ -9,6 +9,11 @@ summed. The last line is JSON.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder: its queue.py would hide the standard library's
+
 import argparse
 import asyncio
 import base64
@@ -21,14 +26,12 @@ import re
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sensorium.app import shipped_models

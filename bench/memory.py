@@ -8,24 +8,24 @@ resident memory above that of the resting hub, per call, in multiples of the bod
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parent.parent)  # not this folder: its queue.py would hide the standard library's
+
 import argparse
 import asyncio
 import io
 import json
 import re
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-if __package__:
-    from bench.hosted import free_port, process
-else:  # as a script, from its own folder
-    from hosted import free_port, process
+from bench.hosted import free_port, process
 
 MB = 1_000_000
 SETTINGS = """

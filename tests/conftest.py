@@ -14,12 +14,14 @@ settings.register_profile("untimed", deadline=None)  # how long an example takes
 settings.load_profile("untimed")
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-collect_ignore = [] if HAS_TORCH else ["oracles", "training"]
+HAS_FAL_CLIENT = importlib.util.find_spec("fal_client") is not None
+collect_ignore = ([] if HAS_TORCH else ["oracles", "training"]) + ([] if HAS_FAL_CLIENT else ["clients"])
 
 
-def pytest_report_header() -> str | None:
-    """Said at the top of every run that leaves the torch tests out because torch is missing."""
-    return None if HAS_TORCH else "not run: tests/oracles and tests/training, they need torch, which `make oracles` installs"
+def pytest_report_header() -> list[str]:
+    """Said at the top of every run that leaves tests out because what they need is missing."""
+    said = [] if HAS_TORCH else ["not run: tests/oracles and tests/training, they need torch, which `make oracles` installs"]
+    return said + ([] if HAS_FAL_CLIENT else ["not run: tests/clients, they need fal's clients, which `make clients` installs"])
 
 
 @pytest.fixture(scope="session")

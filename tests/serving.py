@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from sensorium.webserver import address, listen
+from sensorium.webserver import Tls, address, configured, listen
 
 
 class Server(uvicorn.Server):
@@ -22,14 +22,21 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Yields the base URL. The server stops at the end of the block; a hang is an error after 10 s."""
+def serving(app: Any, *, websockets: bool = False, tls: Tls | None = None, most_message: int = 1 << 20) -> Iterator[str]:
+    """Yields the base URL. The server stops at the end of the block; a hang is an error after 10 s.
+
+    With `websockets`, or a certificate for TLS, it is configured as the hub is.
+    """
     listener = listen("127.0.0.1", 0)
-    server = Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2))
+    if websockets or tls:
+        config = configured(app, grace_s=2, most_message=most_message, tls=tls)
+    else:
+        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=2)
+    server = Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     try:
-        yield address(listener)
+        yield address(listener, "https" if tls else "http")
     finally:
         server.should_exit = True
         thread.join(10)

@@ -309,3 +309,62 @@ def test_loopback(host: str, local: bool) -> None:
 def test_an_order_that_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"router\.order: .*'local_first'"):
         load(write(tmp_path, '[router]\norder = "nearest"'), {})
+
+
+CALLERS = """
+[callers.alice]
+token_env = "ALICE"
+webhook_secret_env = "ALICE_HOOK"
+[callers."team-2.x"]
+token_env = "TEAM"
+weight = 2
+max_waiting = 10
+"""
+HOOK = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+GIVEN = {"ALICE": " a1:s\n", "ALICE_HOOK": f"{HOOK}\n", "TEAM": "t2:s", "LANG": "C"}
+
+
+def test_callers_have_tokens_of_their_own_which_go_no_further(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, CALLERS), GIVEN)
+    assert settings.caller_tokens == {"alice": "a1:s", "team-2.x": "t2:s"}
+    assert settings.webhook_secrets == {"alice": HOOK}
+    assert settings.child_environment == {"LANG": "C"}
+    assert not any(text in repr(settings) + str(settings.model_dump()) for text in ("a1:s", "t2:s", "whsec_"))
+    for name in ("caller_tokens", "webhook_secrets"):
+        with pytest.raises(SettingsError, match=f"{name}: comes from the environment"):
+            load(write(tmp_path, f'{name} = {{alice = "x"}}'), {})
+
+
+def test_tokens_of_callers_are_enough_for_other_machines(tmp_path: Path) -> None:
+    assert load(write(tmp_path, CALLERS), GIVEN, host="0.0.0.0").token is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ALICE": ""}, "callers.alice.token_env: the environment variable ALICE is empty or not set"),
+        ({"ALICE_HOOK": " "}, "callers.alice.webhook_secret_env: the environment variable ALICE_HOOK is empty or not set"),
+        ({"TEAM": "a1:s"}, "callers.team-2.x.token_env: its token is that of callers.alice; each needs its own"),
+        ({"MAC_API_TOKEN": "t2:s"}, "callers.team-2.x.token_env: its token is that of MAC_API_TOKEN; each needs its own"),
+        ({"TEAM": "t2\u00e9"}, "callers.team-2.x.token_env: its token holds characters that no header can carry"),
+        (
+            {"ALICE_HOOK": "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+            "callers.alice.webhook_secret_env: must hold whsec_ and 24 to 64 bytes in base64",
+        ),
+        ({"ALICE_HOOK": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2Laa"}, "callers.alice.webhook_secret_env: must hold whsec_"),
+        ({"ALICE_HOOK": "whsec_cGFzdGVk"}, "callers.alice.webhook_secret_env: must hold whsec_"),
+        ({"ALICE_HOOK": "whsec_past\u00e9d"}, "callers.alice.webhook_secret_env: must hold whsec_"),
+    ],
+)
+def test_a_callers_token_that_cannot_be_is_not_repeated(tmp_path: Path, change: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, CALLERS), GIVEN | change)
+    assert [problem for problem in caught.value.problems if told in problem] == caught.value.problems
+    assert not any(text in str(caught.value) for text in change.values() if text.strip())
+
+
+@pytest.mark.parametrize("name", ["token", "local", "Alice", "a b", "", "a" * 65, "\u00e9"])
+def test_a_name_that_no_caller_can_have(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, f'[callers."{name}"]\ntoken_env = "T"\n')
+    with pytest.raises(SettingsError, match=rf"callers\.{name[:64]}.*: (this name is the hub's own|a caller's name has 1 to 64)"):
+        load(path, {"T": "t"})

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from sensorium import __version__, cli_calls, cli_doctor, cli_import, cli_provider, cli_secret, cli_set, cli_setup, client
+from sensorium import (
+    __version__,
+    cli_calls,
+    cli_client,
+    cli_doctor,
+    cli_import,
+    cli_jobs,
+    cli_provider,
+    cli_secret,
+    cli_set,
+    cli_setup,
+    cli_tls,
+    client,
+)
 from sensorium.cli_outcome import USAGE, fail, outcome
 
 SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -253,7 +266,10 @@ app.command()(cli_setup.init)
 app.command("set")(cli_set.set_option)
 app.command()(cli_doctor.doctor)
 app.command("import-env")(cli_import.import_env)
+app.command("client")(cli_client.print_lines)
+app.command()(cli_tls.tls)
 app.add_typer(cli_provider.app, name="provider")
+app.add_typer(cli_jobs.app, name="jobs", context_settings={"obj": _hub})
 app.add_typer(cli_secret.app, name="secret", context_settings={"obj": (os.environ, outcome)})
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sensorium.errors import SensoriumError
 from sensorium.wire import dataurl, picture, sse
 
 DEFAULT_URL = "http://127.0.0.1:8789"
+_REQUESTS = "/v1/requests"
 _PATIENCE = 300.0  # seconds without a byte; a drawing on a busy machine sends none until it is done
 
 
@@ -81,6 +82,28 @@ class Hub:
         with self._call(f"/v1/calls/{urllib.parse.quote(id, safe=':')}", {}) as reply:
             return _json(reply.read())
 
+    def jobs(self, limit: int, *, after: str = "", app: str = "", state: str = "", caller: str = "") -> dict[str, Any]:
+        """The reply of GET /v1/requests: the queue's requests, newest first, beyond `after`; those of an app, of states, of a caller."""
+        filters = {"after": after, "app": app, "state": state, "caller": caller}
+        wanted = {"limit": str(limit)} | {name: value for name, value in filters.items() if value}
+        with self._call(f"{_REQUESTS}?{urllib.parse.urlencode(wanted)}", {}) as reply:
+            return _json(reply.read())
+
+    def job(self, id: str) -> dict[str, Any]:
+        """The reply of GET /v1/requests/ID: one request, with the lines that it logged."""
+        with self._call(_request_path(id), {}) as reply:
+            return _json(reply.read())
+
+    def cancel(self, id: str) -> dict[str, Any]:
+        """Have a request of the queue cancelled; it as it stands then."""
+        with self._call(f"{_request_path(id)}/cancel", {}, {}) as reply:
+            return _json(reply.read())
+
+    def retry(self, id: str) -> dict[str, Any]:
+        """Have a request of the queue that failed run again; it as it stands then."""
+        with self._call(f"{_request_path(id)}/retry", {}, {}) as reply:
+            return _json(reply.read())
+
     def status(self) -> dict[str, Any]:
         """The answer of GET /v1/status."""
         with self._call("/v1/status", {}) as reply:
@@ -140,6 +163,10 @@ class Hub:
         return HubUnreachable(
             f"no hub at {self.url} ({getattr(reason, 'strerror', None) or reason})", hint="start one with: sensorium serve"
         )
+
+
+def _request_path(id: str) -> str:
+    return f"{_REQUESTS}/{urllib.parse.quote(id, safe='')}"
 
 
 def data_url(data: bytes) -> str:

@@ -23,6 +23,8 @@ _HOST = re.compile(r"(?!-)[a-z0-9._-]{1,253}")
 _GLOBAL_V6 = ipaddress.ip_network("2000::/3")
 # Tunnels that carry an IPv4 address, the deprecated relays to them, protocol assignments, documentation.
 _SPECIAL = tuple(ipaddress.ip_network(text) for text in ("2002::/16", "2001::/23", "3fff::/20", "192.88.99.0/24", "192.0.0.0/24"))
+# IPv6 addresses whose last 32 bits are an IPv4 address: compatible, mapped, translated, NAT64.
+_WRAPPING = tuple(ipaddress.ip_network(text) for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96"))
 # Where clouds tell their machines their own credentials.
 _METADATA = frozenset(
     ipaddress.ip_address(text)
@@ -73,7 +75,7 @@ def target(url: str) -> Target:
 
 def refusal(address: Address) -> str | None:
     """Why this address may not be called, in a few words; None when it may. Only ordinary public unicast addresses may."""
-    if _is_metadata(address):
+    if is_metadata(address):
         return "a cloud metadata address"
     if address.is_loopback or address.is_unspecified:
         return "this machine itself"
@@ -87,9 +89,13 @@ def refusal(address: Address) -> str | None:
     return None
 
 
-def _is_metadata(address: Address) -> bool:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address) in _METADATA
+def is_metadata(address: Address) -> bool:
+    """Whether a cloud tells its machines their own credentials there. However an IPv6 address wraps it."""
+    if isinstance(address, IPv6Address):
+        if any(address in network for network in _WRAPPING):
+            return IPv4Address(int(address) & 0xFFFFFFFF) in _METADATA
+        return (address.sixtofour or address) in _METADATA
+    return address in _METADATA
 
 
 async def check(host: str, port: int, allow: Collection[str], resolve: Resolve | None = None) -> list[str]:
@@ -102,7 +108,7 @@ async def check(host: str, port: int, allow: Collection[str], resolve: Resolve |
     found = [host] if _is_address(host) else await _resolved(host, port, resolve or by_system)
     name = f"{host if ':' not in host else f'[{host}]'}:{port}"
     if name.lower() in {entry.lower() for entry in allow}:
-        if any(text != host and _is_metadata(ipaddress.ip_address(text)) for text in found):
+        if any(text != host and is_metadata(ipaddress.ip_address(text)) for text in found):
             raise AddressRefused(f"{name} is not called: it leads to a cloud metadata address")
         return found
     for text in found:

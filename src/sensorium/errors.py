@@ -6,6 +6,7 @@
     │   ├── InvalidModel        400  a model name that no model can have, or that cannot serve this call
     │   └── AddressRefused      400  a URL that may not be called on a caller's behalf
     ├── Unauthorized            401  no token, or an unknown one
+    │   └── TokenMissing        401  no token at all
     ├── Forbidden               403  a known caller without the right
     ├── NotFound                404  no such route
     │   ├── UnknownModel        404  no such model
@@ -88,6 +89,10 @@ class Unauthorized(SensoriumError):
     """No token, or one that this hub does not know."""
 
     code, status, kind = "invalid_token", 401, "authentication_error"
+
+
+class TokenMissing(Unauthorized):
+    """No token was sent. The code is the same; fal's dialect has other words for it."""
 
 
 class Forbidden(SensoriumError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Exchange:
-    """A request and the way to answer it. `status` is 0 until an answer has begun; `peer` is the caller's address.
+    """A request and the way to answer it. `status` is 0 until an answer has begun; `peer` is the caller's address, `scheme` http or https.
 
     `received` and `sent` are the bytes of both bodies so far.
     """
@@ -36,6 +36,7 @@ class Exchange:
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        self.scheme: str = scope.get("scheme", "http")
         self.peer: str | None = scope["client"][0] if scope.get("client") else None
         self.status = self.received = self.sent = 0
         self._headers: dict[str, str] = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in scope["headers"]}
@@ -50,19 +51,26 @@ class Exchange:
 
     async def body(self, cap: int) -> bytes:
         """The whole body. Raises BodyTooLarge beyond `cap` bytes, with both sizes; Cancelled when the caller hangs up before its end."""
+        got = bytearray()  # one buffer that grows: many small parts would leave the heap in pieces
+        async for part in self.parts(cap, "send a smaller picture; the cap is server.max_body_bytes"):
+            got += part
+        return bytes(got)
+
+    async def parts(self, cap: int, hint: str) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives. Raises as `body` does, with `hint` for a body beyond `cap` bytes: before its first byte where the caller
+        has told its size, else as soon as it is too long."""
         if self.header("content-encoding") not in ("", "identity"):
             raise BadRequest("compressed bodies are not read here; send the body without content-encoding")
-        got, size = bytearray(), self._declared() or 0  # one buffer that grows: many small parts would leave the heap in pieces
+        size = self._declared() or 0
         if size <= cap:
-            while len(got) <= cap and not self._body_read.is_set():
-                got += await self._next_part()
-            size = len(got)
+            size = 0
+            while size <= cap and not self._body_read.is_set():
+                part = await self._next_part()
+                size += len(part)
+                if size <= cap:
+                    yield part
         if size > cap:
-            raise BodyTooLarge(
-                f"the body has {size} bytes or more; at most {cap} are read",
-                hint="send a smaller picture; the cap is server.max_body_bytes",
-            )
-        return bytes(got)
+            raise BodyTooLarge(f"the body has {size} bytes or more; at most {cap} are read", hint=hint)
 
     async def drain(self) -> None:
         """Read and drop what is left of a body of moderate size: a client that still sends would see a reset, not the answer."""

@@ -5,9 +5,12 @@ An unknown key is an error that names its path. The tables themselves are in `op
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,11 +25,17 @@ SHORT = 20  # characters; keys are longer
 RESERVED = ("hub", "local")
 ROUTER = "router."
 MASTER_KEY, MASTER_KEY_FILE = "SENSORIUM_MASTER_KEY", "SENSORIUM_MASTER_KEY_FILE"
-FROM_ENVIRONMENT = ("token", "keys", "child_environment", "master_key")
+FROM_ENVIRONMENT = ("token", "keys", "child_environment", "master_key", "caller_tokens", "webhook_secrets")
+CALLER_NAME = re.compile(r"[a-z0-9._-]{1,64}")
+PRINCIPALS = ("token", "local")  # whoever has the hub's own token, and whoever is on its machine when it has none
+WEBHOOK_SECRET, WEBHOOK_SECRET_BYTES = "whsec_", (24, 64)  # Standard Webhooks, "Signature scheme"
 
 
 class Settings(Section):
-    """Everything that `sensorium serve` can be told. `token`, `keys` and `master_key` come from the environment only."""
+    """Everything that `sensorium serve` can be told. What `FROM_ENVIRONMENT` names comes from the environment only.
+
+    `caller_tokens` and `webhook_secrets` are by the callers' names.
+    """
 
     server: Server = Server()
     vault: VaultSettings = VaultSettings()
@@ -42,6 +51,8 @@ class Settings(Section):
     keys: dict[str, str] = Field(default={}, exclude=True, repr=False)
     child_environment: dict[str, str] = Field(default={}, exclude=True, repr=False)
     master_key: str | None = Field(default=None, exclude=True, repr=False)
+    caller_tokens: dict[str, str] = Field(default={}, exclude=True, repr=False)
+    webhook_secrets: dict[str, str] = Field(default={}, exclude=True, repr=False)
 
     @property
     def data_dir(self) -> Path:
@@ -72,11 +83,13 @@ def load(path: Path | None, environ: Mapping[str, str], **flags: Any) -> Setting
     settings, problems = _validated(path, environ, flags)
     from_environment = {
         "token": environ.get("MAC_API_TOKEN", "").strip() or None,
-        "keys": _keys(settings, environ),
-        "child_environment": {name: text for name, text in environ.items() if name != MASTER_KEY},
+        "keys": _found(_variables(settings), environ),
+        "child_environment": {name: text for name, text in environ.items() if name not in _hidden(settings)},
+        "caller_tokens": _found(_token_variables(settings), environ),
+        "webhook_secrets": _found(_webhook_variables(settings), environ),
     }
     settings = settings.model_copy(update=from_environment)
-    problems += [*_contradictions(settings), *_missing(settings)]
+    problems += [*_contradictions(settings), *_missing(settings), *_unusable(settings)]
     if problems:
         raise SettingsError(problems)
     return settings
@@ -150,10 +163,10 @@ def _data_home(environ: Mapping[str, str]) -> Path:
     return Path("sensorium-data").resolve()
 
 
-def _keys(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    named = dict(_variables(settings))
-    given = {name: environ.get(variable, "").strip() for name, variable in named.items()}
-    return {name: key for name, key in given.items() if key}
+def _found(named: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> dict[str, str]:
+    """What the variables hold, by the names of those they are for; without those that hold nothing."""
+    given = {name: environ.get(variable, "").strip() for name, variable in named}
+    return {name: text for name, text in given.items() if text}
 
 
 def _variables(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -162,9 +175,22 @@ def _variables(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from ((name, provider.key_env) for name, provider in settings.providers.items() if provider.key_env)
 
 
+def _token_variables(settings: Settings) -> list[tuple[str, str]]:
+    return [(name, caller.token_env) for name, caller in settings.callers.items()]
+
+
+def _webhook_variables(settings: Settings) -> list[tuple[str, str]]:
+    return [(name, caller.webhook_secret_env) for name, caller in settings.callers.items() if caller.webhook_secret_env]
+
+
+def _hidden(settings: Settings) -> set[str]:
+    """The variables that an engine's process does not get."""
+    return {MASTER_KEY, *(variable for _, variable in _token_variables(settings) + _webhook_variables(settings))}
+
+
 def _missing(settings: Settings) -> Iterator[str]:
     """What the environment should hold and does not."""
-    if not settings.token and not is_loopback(settings.server.host):
+    if not (settings.token or settings.callers) and not is_loopback(settings.server.host):
         yield (
             f"server.host is {settings.server.host}, which other machines can reach, and no token is set; "
             "set MAC_API_TOKEN to a long random string, or bind 127.0.0.1"
@@ -173,6 +199,36 @@ def _missing(settings: Settings) -> Iterator[str]:
         if name not in settings.keys:
             place = name if name.startswith(ROUTER) else f"providers.{name}"
             yield f"{place}.key_env: the environment variable {variable} is empty or not set"
+    for option, variables, found in (
+        ("token_env", _token_variables(settings), settings.caller_tokens),
+        ("webhook_secret_env", _webhook_variables(settings), settings.webhook_secrets),
+    ):
+        for name, variable in variables:
+            if name not in found:
+                yield f"callers.{name}.{option}: the environment variable {variable} is empty or not set"
+
+
+def _unusable(settings: Settings) -> Iterator[str]:
+    """What the environment holds for callers and cannot be used. No value is repeated."""
+    known = {settings.token: "MAC_API_TOKEN"} if settings.token else {}
+    for name, token in settings.caller_tokens.items():
+        if not (token.isascii() and token.isprintable()):
+            yield f"callers.{name}.token_env: its token holds characters that no header can carry"
+        if token in known:
+            yield f"callers.{name}.token_env: its token is that of {known[token]}; each needs its own"
+        known.setdefault(token, f"callers.{name}")
+    for name, secret in settings.webhook_secrets.items():
+        if not _is_webhook_secret(secret):
+            fewest, most = WEBHOOK_SECRET_BYTES
+            yield f"callers.{name}.webhook_secret_env: must hold {WEBHOOK_SECRET} and {fewest} to {most} bytes in base64"
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix(WEBHOOK_SECRET), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return text.startswith(WEBHOOK_SECRET) and WEBHOOK_SECRET_BYTES[0] <= len(key) <= WEBHOOK_SECRET_BYTES[1]
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -187,6 +243,11 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             yield ("router.audio.models: speech services are called by path, not by model; leave it out")
     for name, provider in settings.providers.items():
         yield from (f"providers.{name}{problem}" for problem in _of_provider(name, provider))
+    for name in settings.callers:
+        if name in PRINCIPALS:
+            yield f"callers.{name}: this name is the hub's own; choose another"
+        elif not CALLER_NAME.fullmatch(name):
+            yield f"callers.{name[:80]}: a caller's name has 1 to 64 of a-z, 0-9, dot, underscore and dash"
 
 
 def is_hosted_by_nvidia(url: str) -> bool:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -16,13 +21,31 @@ from sensorium.errors import SettingsError
 BACKLOG = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What a listener with TLS shows: a certificate with its chain, and the key of it, as PEM files."""
+
+    certificate: Path
+    key: Path
+
+
 class Server(uvicorn.Server):
     """Uvicorn, which tells once it accepts calls (`ready`), and does not raise a caught signal again after it has stopped:
-    whoever runs it still has something to close. `interrupted` says that Ctrl-C stopped it."""
+    whoever runs it still has something to close. `interrupted` says that Ctrl-C stopped it.
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None] = lambda: None) -> None:
+    Those `beside` it listen to no signal of their own: they begin to stop when it does. They are made with `signals=False`.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None] = lambda: None,
+        *,
+        beside: Sequence[Server] = (),
+        signals: bool = True,
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._beside, self._signals = ready, tuple(beside), signals
         self.interrupted = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -31,7 +54,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        caught = (signal.SIGINT, signal.SIGTERM) if self._signals else ()
+        before = {number: signal.signal(number, self.handle_exit) for number in caught}
         try:
             yield
         finally:
@@ -41,6 +65,45 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupted = self.interrupted or sig == signal.SIGINT
         super().handle_exit(sig, frame)
+        for other in self._beside:
+            other.handle_exit(sig, frame)
+
+
+def configured(app: Any, *, grace_s: float, most_message: int, tls: Tls | None = None) -> uvicorn.Config:
+    """How the hub is served: calls, and websockets with messages of up to `most_message` bytes. One with TLS stands beside one without,
+    which starts and stops the application.
+
+    Raises SettingsError when the certificate cannot be used.
+    """
+    if tls is not None:
+        _require_usable(tls)
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level=logging.WARNING,  # below it, the server logs the queries of websockets, and so the tokens in them
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="websockets-sansio",
+        ws_max_size=most_message,
+        ws_ping_timeout=None,  # a pong waits behind the messages of a peer that sends faster than it is answered
+        lifespan="auto" if tls is None else "off",
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+    )
+
+
+def _require_usable(tls: Tls) -> None:
+    try:
+        # An empty password, so that a sealed key is refused here: without one the terminal would be asked.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+    except FileNotFoundError:
+        missing = tls.key if tls.certificate.is_file() else tls.certificate
+        raise SettingsError([f"server.tls_cert, server.tls_key: there is no {missing}; `sensorium tls` makes both"]) from None
+    except OSError as error:  # an SSLError is one
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise SettingsError([f"server.tls_cert {tls.certificate} and server.tls_key {tls.key} cannot be used together: {reason}"]) from None
 
 
 def listen(host: str, port: int, setting: str = "") -> socket.socket:
@@ -57,10 +120,11 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
     except OSError as error:
         reason = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
         named = f"{setting}: " if setting else ""
-        raise SettingsError([f"{named}{host} port {port} cannot be listened on: {reason}; choose another with --port"]) from None
+        advice = "choose another with --port" if setting in ("", "server.port") else "choose another"
+        raise SettingsError([f"{named}{host} port {port} cannot be listened on: {reason}; {advice}"]) from None
 
 
-def address(listener: socket.socket) -> str:
+def address(listener: socket.socket, scheme: str = "http") -> str:
     """The base URL of whoever answers on `listener`."""
     host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 
 from sensorium import app
+from sensorium.api.auth import Auth
+from sensorium.api.calls import CallsDoor
+from sensorium.api.router import Entry, Router
 from sensorium.settings import Settings
 from sensorium.store.calls import Calls
 from sensorium.store.database import Database, StoreUnavailable
+from sensorium.wire import openai
 from tests.api.hubs import MODELS, Hub, LazyUpstream, Scripted, living
 from tests.serving import serving
 from tests.simulators.site import KEY, MAGPIE, eventually, running
+from tests.store.test_calls import finished
 from tests.store.vaults import every_byte, opened
 from tests.upstream_program import PNG, Provider
 
@@ -293,6 +298,29 @@ def test_records_are_for_administrators(at: str, tmp_path: Path) -> None:
     with recorded(settings(at).model_copy(update={"token": "sesame"}), tmp_path) as (hub, _):
         for path in ("/v1/calls", "/v1/calls/x"):
             assert hub.json("GET", path)[0] == 401
+
+
+def test_a_caller_reads_its_own_records_only(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        calls = Calls(database, keep_s=1e9, keep=100)
+        for id, caller in (("a", "alice"), ("b", "bob"), ("both", "alice"), ("both", "bob")):
+            calls.add(finished(id, caller=caller))
+        door = CallsDoor(calls)
+        entries = [Entry("GET", "/v1/calls", door.latest, openai.error), Entry("GET", "/v1/calls/*", door.call, openai.error)]
+        with serving(Router(entries, Auth("sesame", {"alice": "a1:s"}), lambda _: openai.error, 2**20)) as base:
+            hub, alice = Hub(base, []), {"authorization": "Key a1:s"}
+            for query in ("", "?caller=alice"):
+                told = hub.json("GET", f"/v1/calls{query}", headers=alice)[1]
+                assert [call["id"] for call in told["data"]] == ["both", "a"]
+            status, told = hub.json("GET", "/v1/calls?caller=bob", headers=alice)
+            assert (status, told["error"]["code"]) == (403, "missing_scope")
+            assert hub.json("GET", "/v1/calls/b", headers=alice)[0] == 404
+            status, told = hub.json("GET", "/v1/calls/both", headers=alice)
+            assert (status, told["caller"], told["count"]) == (200, "alice", 1)
+            admin = {"authorization": "Bearer sesame"}
+            assert hub.json("GET", "/v1/calls/both", headers=admin)[1]["count"] == 2
+            assert len(hub.json("GET", "/v1/calls", headers=admin)[1]["data"]) == 4
+            hub.close()
 
 
 def failing(error: Exception) -> Callable[..., Any]:

@@ -204,10 +204,10 @@ def test_both_doors_need_the_token_and_the_second_an_administrator(tmp_path: Pat
     def untouched() -> dict[str, Any]:
         raise AssertionError("this caller may not")
 
-    door = StatusDoor(lambda: {"object": "status"}, untouched)
+    door = StatusDoor(untouched, untouched)
     entries = [Entry("GET", "/v1/status", door.status, openai.error), Entry("POST", RELOAD, door.reload, openai.error)]
     with serving(Router(entries, Agents(None), lambda _: openai.error, 2**20)) as base:
         agent = Hub(base, [])
-        assert agent.json("GET", "/v1/status")[0] == 200
-        code, told = agent.json("POST", RELOAD)
-        assert (code, told["error"]["code"]) == (403, "missing_scope")
+        for method, path in (("GET", "/v1/status"), ("POST", RELOAD)):
+            code, told = agent.json(method, path)
+            assert (code, told["error"]["code"]) == (403, "missing_scope")

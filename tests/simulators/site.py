@@ -44,19 +44,24 @@ url = "{{site}}{AI}/v1/cosmos"
 
 
 class Clock:
-    """Seconds since the epoch. Sleeping moves it at once; a held clock lets nobody wake up before it is let go."""
+    """Seconds since the epoch. Sleeping moves it at once; a held clock lets nobody wake up before it is let go;
+    `waiting` are asleep on it."""
 
     def __init__(self) -> None:
         self.at = BEGIN
-        self.held = False
+        self.held, self.waiting = False, 0
         self.slept: list[float] = []
 
     def now(self) -> float:
         return self.at
 
     async def sleep(self, seconds: float) -> None:
-        while self.held:
-            await asyncio.sleep(0.005)
+        self.waiting += 1
+        try:
+            while self.held:
+                await asyncio.sleep(0.005)
+        finally:
+            self.waiting -= 1
         self.slept.append(seconds)
         self.at += seconds
         await asyncio.sleep(0)

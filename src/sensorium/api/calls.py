@@ -1,4 +1,4 @@
-"""The door to the records of finished calls, for administrators. No record holds what was said or drawn."""
+"""The door to the records of finished calls: all for administrators, its own for any other caller. No record holds what was said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from sensorium.api.secrets import ADMINISTRATORS
+from sensorium.api.auth import ADMINISTRATORS
 from sensorium.api.visit import Visit
 from sensorium.errors import BadRequest, Forbidden, NotFound
 from sensorium.routing.health import REACTION
@@ -29,13 +29,15 @@ class CallsDoor:
         self._calls = calls
 
     async def latest(self, visit: Visit) -> None:
-        """GET /v1/calls: the last calls, newest first. Raises BadRequest for a filter that is none."""
-        _require_administrator(visit)
+        """GET /v1/calls: the last calls, newest first. Raises BadRequest for a filter that is none, Forbidden for another's calls."""
         limit, before, caller, outcome = _filters(visit.query)
+        own = _own(visit)
+        if own is not None and caller not in (None, own):
+            raise Forbidden("this token may not read the records of other callers: it lacks the scope admin", code="missing_scope")
 
         def read() -> dict[str, Any]:
             self._write_the_waiting()
-            found = self._calls.latest(limit + 1, before, caller=caller, outcome=outcome)
+            found = self._calls.latest(limit + 1, before, caller=own or caller, outcome=outcome)
             data = [_reacted(call) for call in found[:limit]]
             return {"object": "list", "data": data, "has_more": len(found) > limit, "lost": self._calls.lost()}
 
@@ -43,12 +45,11 @@ class CallsDoor:
 
     async def call(self, visit: Visit) -> None:
         """GET /v1/calls/ID: the newest call of this id, and how many there are in `count`. Raises NotFound."""
-        _require_administrator(visit)
         id = visit.params[0]
 
         def read() -> tuple[dict[str, Any] | None, int]:
             self._write_the_waiting()
-            return self._calls.named(id)
+            return self._calls.named(id, caller=_own(visit))
 
         found, count = await asyncio.to_thread(read)
         if found is None:
@@ -91,9 +92,9 @@ def _reacted(call: dict[str, Any]) -> dict[str, Any]:
     return {**call, "attempts": attempts}
 
 
-def _require_administrator(visit: Visit) -> None:
-    if visit.caller not in ADMINISTRATORS:
-        raise Forbidden("this token may not read the records of calls: it lacks the scope admin", code="missing_scope")
+def _own(visit: Visit) -> str | None:
+    """The only caller whose records may be read; None when all may."""
+    return None if visit.caller in ADMINISTRATORS else visit.caller
 
 
 async def _answer(visit: Visit, told: dict[str, Any]) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from sensorium.api.secrets import ADMINISTRATORS
+from sensorium.api.auth import require_administrator
 from sensorium.api.visit import Visit
-from sensorium.errors import Forbidden
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"  # Prometheus' text format
 
@@ -19,6 +18,6 @@ class MetricsDoor:
 
     async def scrape(self, visit: Visit) -> None:
         """GET /metrics. Reading it changes nothing."""
-        if not self._public and visit.caller not in ADMINISTRATORS:
-            raise Forbidden("this token may not read the metrics: it lacks the scope admin", code="missing_scope")
+        if not self._public:
+            require_administrator(visit, "read the metrics")
         await visit.answer(await self._text(), {"content-type": TEXT, "cache-control": "no-store"})

@@ -6,21 +6,25 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sensorium.api.auth import Auth
+from sensorium.api.auth import Principal
+from sensorium.api.cors import Cors
 from sensorium.api.terms import terms
-from sensorium.api.visit import Visit
+from sensorium.api.visit import SOURCE, Visit
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unavailable
 from sensorium.exchange import Receive, Render, Send
 from sensorium.routing.origin import ORIGIN
 from sensorium.routing.terms import under
+from sensorium.wire.filelinks import without_rights
 
 log = logging.getLogger("sensorium.hub")
 Handler = Callable[[Visit], Coroutine[Any, Any, None]]
+Sockets = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
+SLASHED = "/fal/"  # below it a path may end in a slash: some of fal's clients write one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +44,47 @@ class Entry:
 class Router:
     """Dispatches requests to entries. `render` answers where no entry matches: it gets the path and gives a dialect.
 
-    `max_body`, in bytes, may change while it serves; `entries` are all routes, for whoever examines them.
+    `max_body`, in bytes, may change while it serves; `entries` are all routes, for whoever examines them. `cors` says which pages may
+    call from a browser, without it none; `sockets` is handed every websocket, without it they are refused.
     """
 
-    def __init__(self, entries: Sequence[Entry], auth: Auth, render: Callable[[str], Render], max_body: int) -> None:
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        auth: Callable[[Visit], Principal],
+        render: Callable[[str], Render],
+        max_body: int,
+        *,
+        cors: Cors | None = None,
+        sockets: Sockets | None = None,
+    ) -> None:
         self.entries = tuple(entries)
         self._exact: dict[str, list[Entry]] = {}
-        self._below: list[tuple[str, Entry]] = []
+        below: dict[str, list[Entry]] = {}
         for entry in entries:
             if entry.path.endswith("/*"):
-                self._below.append((entry.path[:-1], entry))
+                below.setdefault(entry.path[:-1], []).append(entry)
             else:
                 self._exact.setdefault(entry.path, []).append(entry)
+        self._below = sorted(below.items(), key=lambda one: -len(one[0]))  # the narrowest first
         self._auth = auth
         self._render = render
         self.max_body = max_body
+        self._cors, self._sockets = cors, sockets
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await (self._sockets or _refused)(scope, receive, send)
         elif scope["type"] == "http":
             visit = Visit(scope, receive, send, self._render(scope["path"]), self.max_body)
             began = time.perf_counter()
+            if self._cors is not None:
+                visit.shared = self._cors.headers(visit.header("origin"))
             await self._recorded(visit)
             took = 1000 * (time.perf_counter() - began)
-            log.info("%s %r %s %.1f ms %s", visit.method, visit.path[:200], visit.status, took, visit.request_id)
+            log.info("%s %r %s %.1f ms %s", visit.method, without_rights(visit.path)[:200], visit.status, took, visit.request_id)
 
     async def _recorded(self, visit: Visit) -> None:
         """Answer, with the calls that this makes recorded as one."""
@@ -98,6 +118,11 @@ class Router:
                 await visit.fail(SensoriumError(f"the hub failed on this call; its log names it {visit.request_id}"))
 
     async def _guarded(self, visit: Visit) -> None:
+        asked = self._cors.preflight(visit.method, visit.header) if self._cors is not None else None
+        if asked is not None:  # browsers ask without credentials
+            await visit.begin(204, {**asked, SOURCE: "hub"})
+            await visit.end()
+            return
         entry = self._find(visit)
         visit.origin.door = entry.path
         if entry.public:
@@ -109,12 +134,12 @@ class Router:
             await visit.attended(entry.handler(visit))
 
     def _find(self, visit: Visit) -> Entry:
-        found = self._exact.get(visit.path, [])
+        exact = visit.path.rstrip("/") if visit.path.startswith(SLASHED) else visit.path
+        found = self._exact.get(visit.path) or self._exact.get(exact, [])
         if not found:
-            prefix = next((prefix for prefix, _ in self._below if visit.path.startswith(prefix)), None)
-            if prefix is not None:
+            prefix, found = next(((prefix, below) for prefix, below in self._below if visit.path.startswith(prefix)), ("", []))
+            if found:
                 visit.params = (visit.path[len(prefix) :],)
-            found = [entry for below, entry in self._below if below == prefix]
         if not found:
             raise NotFound(f"there is no {visit.path[:200]} here", hint="GET /v1/models lists the models; the docs list the routes")
         method = "GET" if visit.method == "HEAD" else visit.method
@@ -123,6 +148,12 @@ class Router:
                 return entry
         allowed = [entry.method for entry in found]
         raise MethodNotAllowed(f"{visit.method} is not for {visit.path[:200]}; use {' or '.join(allowed)}", allow=", ".join(allowed))
+
+
+async def _refused(_scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    """Nobody here speaks over websockets: the handshake is answered 403."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1000})
 
 
 def _place(error: BaseException) -> str:

@@ -8,15 +8,14 @@ from typing import Any
 
 import msgspec
 
+from sensorium.api.auth import require_administrator
 from sensorium.api.visit import Visit
-from sensorium.errors import BadRequest, Forbidden
+from sensorium.errors import BadRequest
 from sensorium.store.secret import Entry, concerns
 from sensorium.store.vault import Vault
 
 MAX_BODY = 64 * 1024
-# Whoever has the hub's token, and with a hub that has none whoever is on its machine, may do everything.
-# A principal of another name is none of the two until it has a scope that says so.
-ADMINISTRATORS = frozenset({"token", "local"})
+ACTION = "manage secrets"
 FORM = '{"value": "...", "hosts": ["ai.api.nvidia.com"]}'
 
 
@@ -42,19 +41,19 @@ class SecretsDoor:
 
     async def entries(self, visit: Visit) -> None:
         """GET /v1/secrets: every secret, and whether it can be used."""
-        _require_administrator(visit)
+        require_administrator(visit, ACTION)
         found = await asyncio.to_thread(self._vault.entries)
         await _answer(visit, {"object": "list", "data": [entry.shown() for entry in found]})
 
     async def entry(self, visit: Visit) -> None:
         """GET /v1/secrets/NAME. Raises UnknownSecret."""
-        _require_administrator(visit)
+        require_administrator(visit, ACTION)
         found = await asyncio.to_thread(self._vault.entry, visit.params[0])
         await _answer(visit, found.shown())
 
     async def put(self, visit: Visit) -> None:
         """PUT /v1/secrets/NAME: store or rotate, in force at once. Raises InvalidSecret, and BadRequest without repeating the body."""
-        _require_administrator(visit)
+        require_administrator(visit, ACTION)
         try:
             given = _given.decode(await visit.body(MAX_BODY))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -69,15 +68,10 @@ class SecretsDoor:
 
     async def remove(self, visit: Visit) -> None:
         """DELETE /v1/secrets/NAME: every version of it. Raises UnknownSecret."""
-        _require_administrator(visit)
+        require_administrator(visit, ACTION)
         name = visit.params[0]
         await asyncio.to_thread(lambda: self._vault.remove(name, who=f"api:{visit.caller}"))
         await _answer(visit, {"object": "secret", "name": name, "deleted": True})
-
-
-def _require_administrator(visit: Visit) -> None:
-    if visit.caller not in ADMINISTRATORS:
-        raise Forbidden("this token may not manage secrets: it lacks the scope admin", code="missing_scope")
 
 
 async def _answer(visit: Visit, told: dict[str, Any]) -> None:

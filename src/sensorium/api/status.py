@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from sensorium.api.secrets import ADMINISTRATORS
+from sensorium.api.auth import require_administrator
 from sensorium.api.visit import Visit
-from sensorium.errors import Forbidden, SettingsError, Unprocessable
+from sensorium.errors import SettingsError, Unprocessable
 
 
 class StatusDoor:
@@ -20,13 +20,13 @@ class StatusDoor:
         self._reload = reload
 
     async def status(self, visit: Visit) -> None:
-        """GET /v1/status. Reading it changes nothing."""
+        """GET /v1/status. Reading it changes nothing. Raises Forbidden: it names providers, addresses and folders."""
+        require_administrator(visit, "read the hub's status")
         await _answer(visit, self._report())
 
     async def reload(self, visit: Visit) -> None:
         """POST /v1/settings/reload. Raises Unprocessable with every problem of the file; then the settings are what they were."""
-        if visit.caller not in ADMINISTRATORS:
-            raise Forbidden("this token may not change settings: it lacks the scope admin", code="missing_scope")
+        require_administrator(visit, "change settings")
         try:
             told = self._reload()
         except SettingsError as error:

@@ -15,13 +15,13 @@ from sensorium.routing.byline import SOURCE as SOURCE
 from sensorium.routing.byline import origin as origin
 from sensorium.routing.call import Reply
 from sensorium.routing.origin import Origin, from_headers
-from sensorium.wire import anthropic, sse
+from sensorium.wire import anthropic, fal_errors, sse
 
 
 class Visit(Exchange):
     """An exchange of the hub. `render` writes errors in the door's dialect, `params` come from the path, `query` is what follows its `?`,
-    `raw_path` the path as it was sent, `caller` is the name of the principal, `origin` what is recorded of this request, `max_body` is in
-    bytes."""
+    `raw_path` the path as it was sent, `caller` is the name of the principal, `origin` what is recorded of this request, `shared` are
+    headers of any answer, `max_body` is in bytes."""
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send, render: Render, max_body: int) -> None:
         super().__init__(scope, receive, send)
@@ -29,14 +29,19 @@ class Visit(Exchange):
         self.query: bytes = scope.get("query_string", b"")
         self.raw_path: bytes = scope.get("raw_path") or b""
         self.caller = ""
+        self.shared: Mapping[str, str] = {}
         self.origin = Origin(self.request_id, from_headers(self.header))
         self._render = render
-        self._anthropic = render is anthropic.error
+        self._anthropic, self._fal = render is anthropic.error, render is fal_errors.error
         self._max_body = max_body
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Begin an answer that grows. Anthropic's clients look for the call's id under a name of their own."""
-        await super().begin(status, {**headers, "request-id": self.request_id} if self._anthropic else headers)
+        """Begin an answer that grows. Anthropic's and fal's clients look for the call's id under names of their own."""
+        if self._anthropic:
+            headers = {**headers, "request-id": self.request_id}
+        elif self._fal:
+            headers = {fal_errors.REQUEST_ID: self.request_id, **headers}
+        await super().begin(status, {**headers, **self.shared} if self.shared else headers)
 
     async def whole_body(self) -> bytes:
         """The body under this hub's cap. Raises as `Exchange.body` does."""
@@ -50,7 +55,10 @@ class Visit(Exchange):
         """The error in this door's dialect."""
         await self.drain()
         source = {**error.headers, SOURCE: error.source} if isinstance(error, UpstreamRefused) else {}
-        await self.answer(self._render(error, self.request_id), source | error_headers(error), error.status)
+        told, status = source | error_headers(error), error.status
+        if self._fal:
+            told, status = told | fal_errors.headers(error), fal_errors.status(error)
+        await self.answer(self._render(error, self.request_id), told, status)
 
     async def relay(self, reply: Reply, headers: Mapping[str, str] | None = None) -> None:
         """Send a reply on, byte for byte as it arrives. It is closed in any case.

@@ -34,7 +34,7 @@ KINDS: Final[dict[Cause, str]] = {
 
 def failed(error: SensoriumError, verdict: Cause, id: str) -> Made:
     """The end of a request whose last run failed. A fault of the runner's is never told by a status that clients repeat."""
-    kind = KINDS.get(verdict, error.code)
+    kind = KINDS.get(verdict) or fal_errors.error_type(error)
     status = error.status if verdict == "final" and error.status < 500 and error.status not in (408, 409, 429) else 500
     source = {"source": error.source} if isinstance(error, UpstreamRefused) else {}
     more = {name: value for name in ("param", "hint", "retry_after") if (value := getattr(error, name)) is not None}
@@ -47,4 +47,4 @@ def failed(error: SensoriumError, verdict: Cause, id: str) -> Made:
         **source,
         **more,
     }
-    return Made(fal_errors.error(error, id), status, told)
+    return Made(fal_errors.error(error, id, kind), status, told)

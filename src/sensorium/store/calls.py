@@ -165,15 +165,16 @@ class Calls:
         rows = self._database.search(f"{_SELECT}{condition} ORDER BY number DESC LIMIT ?", *where.values(), limit)
         return [_read(row).shown(row[0]) for row in rows]
 
-    def named(self, id: str) -> tuple[dict[str, Any] | None, int]:
+    def named(self, id: str, *, caller: str | None = None) -> tuple[dict[str, Any] | None, int]:
         """The newest call of this id, None when there is none, and how many there are, since callers may repeat their ids.
 
-        Raises StoreUnavailable.
+        Only of `caller`, if one is given. Raises StoreUnavailable.
         """
-        rows = self._database.search(f"{_SELECT} WHERE id = ? ORDER BY number DESC LIMIT 1", id)
+        only, given = ("id = ?", [id]) if caller is None else ("id = ? AND caller = ?", [id, caller])
+        rows = self._database.search(f"{_SELECT} WHERE {only} ORDER BY number DESC LIMIT 1", *given)
         if not rows:
             return None, 0
-        return _read(rows[0]).shown(rows[0][0]), int(self._database.search("SELECT count(*) FROM calls WHERE id = ?", id)[0][0])
+        return _read(rows[0]).shown(rows[0][0]), int(self._database.search(f"SELECT count(*) FROM calls WHERE {only}", *given)[0][0])
 
     def _write(self) -> None:
         batch = [self._waiting[place] for place in range(min(BATCH, len(self._waiting)))]
