@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from sensorium.api import fal_files, fal_proxy, fal_queue, fal_run, fal_tokens, fal_uploads, fal_webhooks, requests
+from sensorium.api import fal_files, fal_proxy, fal_queue, fal_run, fal_tokens, fal_uploads, fal_webhooks
+from sensorium.api import requests as queued_requests
 from sensorium.api.anthropic import AnthropicDoor
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
@@ -77,7 +78,7 @@ def router(
     most, cors = settings.server.max_body_bytes, Cors(settings.server.cors_origins)
     tokens = fal_tokens.Tokens(durable.signing) if durable is not None else None
     sockets = _realtime(settings, auth, durable, tokens) if durable is not None and tokens is not None else None
-    return Router(entries, fal_tokens.TokenAuth(auth, tokens) if tokens is not None else auth, render, most, cors=cors, sockets=sockets)
+    return Router(entries, fal_tokens.StreamAuth(auth, tokens) if tokens is not None else auth, render, most, cors=cors, sockets=sockets)
 
 
 def render(path: str) -> Render:
@@ -144,7 +145,7 @@ def _fal(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[st
         *fal_files.entries(fal_files.FalFiles(behind.files, auth, public)),
         *fal_webhooks.entries(webhooks),
         *fal_proxy.entries(),
-        *requests.entries(behind.jobs, webhooks),
+        *queued_requests.entries(behind.jobs, webhooks),
     ]
 
 
