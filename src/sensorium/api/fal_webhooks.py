@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.api.auth import ADMINISTRATORS
 from sensorium.api.router import Entry
-from sensorium.api.secrets import ADMINISTRATORS
 from sensorium.api.visit import Visit
 from sensorium.errors import AddressRefused, Forbidden
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
 from sensorium.jobs.receivers import receiver
-from sensorium.jobs.requests import UnknownRequest
+from sensorium.jobs.request import UnknownRequest
 from sensorium.jobs.webhook_keys import Keys
 from sensorium.wire import fal_errors, openai
 
