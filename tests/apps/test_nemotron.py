@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from sensorium.apps.app import Task, UnknownApp
 from sensorium.apps.nemotron import ID, MOST_STEPS, STAGES, NemotronDiffusionVLMInput, scheduled
 from sensorium.apps.reading import read
-from sensorium.errors import AddressRefused, UpstreamFailed
+from sensorium.errors import AddressRefused, SensoriumError, UpstreamFailed
 from sensorium.routing.call import Call, Route
+from sensorium.routing.repeat import verdict
 from sensorium.wire.fal_errors import Refused
 from tests.apps.stands import BASE, Bench, Says, events, gathered
 from tests.routing.hosted import chat, provider
@@ -389,6 +390,28 @@ def test_an_address_that_may_not_be_called() -> None:
     assert (found["type"], found["loc"]) == ("file_download_error", ["body", "image_url"])
     assert found["msg"] == "Failed to download the file. Please check if the URL is accessible and try again."
     assert running.lines[1] == "image_url: 127.0.0.1:9 is not called: it is this machine itself"
+
+
+def test_a_run_of_the_queue_is_told_apart_and_not_repeated_by_the_hub() -> None:
+    running = bench()
+    running.run(ID, ASKED)
+    running.run(ID, ASKED, attempt=3)
+    assert [(call.attempt, call.repeatable) for call in running.models.calls] == [(None, True), (("r1", 3), False)]
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [
+        (lambda call, route: events("The", reason=None, done=False), "server_error"),
+        (lambda call, route: Says(b'{"error": {"message": "over"}}', status=503), "server_error"),
+        (lambda call, route: Says(b'{"error": {"message": "full"}}', status=429), "busy"),
+        (lambda call, route: Says(b'{"error": {"message": "no"}}', status=422), "final"),
+    ],
+)
+def test_what_a_failure_means_for_a_later_run(model: Any, cause: str) -> None:
+    with pytest.raises(SensoriumError) as caught:
+        bench(model=model).run(ID, ASKED, attempt=1)
+    assert verdict(caught.value) == cause
 
 
 def test_it_has_no_sub_paths() -> None:

@@ -12,6 +12,10 @@ from sensorium.errors import SensoriumError
 from sensorium.wire.fal_errors import INPUT_SHOWN, Refused, detail
 
 CALLERS_FAULT: Final = (400, 413, 415, 422)  # statuses of a model's refusal that say that the input is at fault
+_KINDS: Final = {
+    "content_policy_violation": "content_policy_violation",
+    "invalid_model": "feature_not_supported",
+}  # fal's types by our codes
 _NO_OBJECT: Final = "Input should be a valid dictionary or object to extract fields from"
 
 
@@ -80,7 +84,7 @@ def blamed(error: SensoriumError, fields: dict[str, str]) -> SensoriumError:
         return error
     name = (error.param or "").partition("[")[0].partition(".")[0]
     loc = ["body", fields[name]] if name in fields else ["body"]
-    kind = error.code if error.code == "content_policy_violation" else "value_error"
+    kind = _KINDS.get(error.code, "value_error")
     said = error.message if not error.hint else f"{error.message} ({error.hint})"
     return Refused([detail(loc, said, kind)])
 

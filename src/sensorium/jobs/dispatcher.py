@@ -74,6 +74,10 @@ class Jobs:
         """How many of its lane are before a waiting request."""
         return self._runner.positions.of(request)
 
+    def cost(self, lane: str) -> float | None:
+        """Seconds that a run of a lane takes, about; None as long as none was seen."""
+        return self._runner.shares.seen(lane)
+
     async def changed(self, request: Request, seconds: float) -> Request:
         """The request as soon as it or its lines differ from this one, and at the latest after so many seconds. Raises UnknownRequest."""
         event = self._watch.change(request.id)
