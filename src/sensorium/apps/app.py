@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,7 +62,7 @@ class App(Protocol):
         """The whole output. Raises `Refused` for a bad input, and what a dispatch raises."""
         ...
 
-    def stream(self, task: Task) -> AsyncIterator[Output]:
+    def stream(self, task: Task) -> AsyncGenerator[Output, None]:
         """The output as it grows, each one whole so far; the last is the full one."""
         ...
 
