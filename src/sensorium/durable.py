@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +36,7 @@ from sensorium.store.signing import Signing
 from sensorium.store.uploads import Uploads
 from sensorium.store.vault import Vault
 from sensorium.store.writer import Writer
+from sensorium.wire import webhook
 from sensorium.wire.webhook import Ended
 
 MB = 1024 * 1024
@@ -81,7 +81,7 @@ def build(settings: Settings, dispatch: Dispatch, vault: Vault) -> Durable:
     )
     apps = Apps(dispatch, files, partial(fetch.fetch, allow=settings.server.allow_egress))
     outbox = Outbox(database)
-    keys, secrets = Keys(outbox, signing), {name: _secret(text) for name, text in settings.webhook_secrets.items()}
+    keys, secrets = Keys(outbox, signing), {name: webhook.secret_bytes(text) for name, text in settings.webhook_secrets.items()}
 
     async def payload(id: str) -> Ended | None:
         return await ended(jobs, id, settings.server.public_url or "")
@@ -126,12 +126,14 @@ def queue(
 
 
 async def ended(jobs: Jobs, id: str, base_url: str) -> Ended | None:
-    """What a webhook tells of a request; None when it is forgotten."""
+    """What a webhook tells of a request; None when it is forgotten, or not over."""
     try:
         request = await jobs.of(None, id)
     except UnknownRequest:
         return None
-    body = await jobs.output(request)
+    if not request.done:  # it was sent back to the queue meanwhile, and its next end writes a notification of its own
+        return None
+    body = None if request.payload_gone else await asyncio.to_thread(jobs.kept_output, id)
     last = id if request.attempt <= 1 else str(uuid.uuid5(uuid.UUID(id), str(request.attempt)))
     at = f"{request.call.get('base_url') or base_url}/fal/queue/{request.app}/requests/{id}"
     error = request.told.get("error") if request.status in (None, 499, 500, 504) else None
@@ -148,8 +150,3 @@ def _limits(settings: Settings, dispatch: Dispatch) -> Callable[[str], int]:
         return jobs.limits.get(lane, jobs.per_model or (1 if local else jobs.at_once))
 
     return limit
-
-
-def _secret(text: str) -> bytes:
-    """The bytes of a `whsec_` secret, which was checked when the settings were read."""
-    return base64.b64decode(text.removeprefix("whsec_"))
