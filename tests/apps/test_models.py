@@ -13,13 +13,13 @@ from openapi_spec_validator import OpenAPIV30SpecValidator
 from sensorium.apps.app import UnknownApp
 from sensorium.apps.models import KINDS
 from sensorium.apps.openapi import ORDER
-from sensorium.errors import AddressRefused, BadRequest, UpstreamFailed
+from sensorium.errors import AddressRefused, BadRequest, BodyTooLarge, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.wire import multipart
 from sensorium.wire.fal_errors import Refused
 from tests.api.hubs import form_of
-from tests.apps.stands import BASE, Bench, Says, events
+from tests.apps.stands import BASE, Bench, Says, Store, events
 from tests.apps.test_drawing import TOY, TOY_DEV, drawing, picture
 from tests.apps.test_nemotron import TOYS, USAGE
 from tests.routing.hosted import chat, image, provider
@@ -142,6 +142,12 @@ def test_speech_becomes_a_file() -> None:
     assert (audio["content_type"], audio["file_name"], audio["file_size"]) == ("audio/wav", "speech.wav", len(WAVE))
     assert (running.store.at(audio["url"]).data, made.files) == (WAVE, ("key0",))
     assert running.models.sent == [{"input": "Hello", "voice": "nova", "response_format": "wav", "model": "tts-1"}]
+
+
+def test_a_store_that_is_full_is_no_fault_of_the_input() -> None:
+    running = Bench([of("speech", "tts-1")], answers(WAVE, "audio/wav"), Store(full_after=0))
+    with pytest.raises(BodyTooLarge, match="the store is full"):
+        running.run("models/tts-1", {"text": "Hello"})
 
 
 def heard(running: Bench, url: str) -> list[multipart.Part]:

@@ -19,6 +19,7 @@ from sensorium.apps.reading import read
 from sensorium.errors import AddressRefused, SensoriumError, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.repeat import verdict
+from sensorium.store.database import StoreUnavailable
 from sensorium.wire.fal_errors import Refused
 from tests.apps.stands import BASE, Bench, Says, events, gathered
 from tests.routing.hosted import chat, provider
@@ -294,10 +295,12 @@ def test_the_total_is_never_less_than_its_parts(timings: dict[str, Any]) -> None
 @given(st.lists(st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable()), max_size=12))
 def test_a_stream_grows_and_ends_with_everything(pieces: list[str]) -> None:
     running = bench(model=lambda call, route: events(*pieces, usage=USAGE, timings=TIMINGS))
-    bodies = [output.body for output in running.outputs(ID, ASKED)]
+    outputs = running.outputs(ID, ASKED)
+    bodies = [output.body for output in outputs]
     texts = [body["output"] for body in bodies]
     assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
     assert all(set(body) == {"output"} for body in bodies[:-1])
+    assert all(output.headers == outputs[-1].headers for output in outputs)
     assert (texts[-1], set(bodies[-1])) == ("".join(pieces), {"output", "usage", "timings"})
     assert len(bodies) == len(pieces) + 1
 
@@ -340,6 +343,14 @@ def test_a_file_of_ours_that_is_gone_or_another_callers() -> None:
         assert (found["type"], found["input"]) == ("file_download_error", url)
         assert running.lines[1] == "image_url: there is no such file, or its time is over"
     assert running.models.sent == []
+
+
+def test_a_store_that_cannot_be_read_is_no_fault_of_the_input() -> None:
+    running = bench()
+    url = running.store.url(running.store.put(b"x", owner="alice", content_type="image/png", name="a.png"), BASE)
+    running.store.broken = True
+    with pytest.raises(StoreUnavailable):
+        running.run(ID, ASKED | {"image_url": url})
 
 
 def test_a_file_that_is_too_large_is_refused_before_the_call() -> None:

@@ -77,4 +77,4 @@ async def refuse(visit: Visit) -> None:
 def entries() -> list[Entry]:
     """The routes of what `FalProxy` has not taken on. Public: they tell nothing, and a caller without a key learns what is wrong first."""
     handler: Handler = refuse
-    return [Entry(method, path, handler, fal_errors.error, public=True) for path in (PATH, f"{PATH}/") for method in METHODS]
+    return [Entry(method, PATH, handler, fal_errors.error, public=True) for method in METHODS]

@@ -130,7 +130,7 @@ class Nemotron:
                         if said.text != shown:
                             lines.tell(said)
                             shown = said.text
-                            yield Output({"output": shown})
+                            yield Output({"output": shown}, headers=byline.origin(reply))
             except SensoriumError as error:
                 raise blamed(blamed_on(error, task, "image_url", asked.image_url), PARAMETERS) from None
             yield Output(_output(said, self._clock() - begun), headers=byline.origin(reply))

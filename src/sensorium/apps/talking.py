@@ -84,7 +84,7 @@ async def talk(run: Run) -> AsyncGenerator[Output, None]:
                     if len(shown) - logged >= SAID_EVERY or not logged:
                         logged = len(shown)
                         task.log(f"{logged} characters")
-                    yield Output({"output": shown})
+                    yield Output({"output": shown}, headers=byline.origin(reply))
     except SensoriumError as error:
         field = "image_url" if asked.image_url is not None else "messages"
         fields = PARAMETERS | {"messages": "prompt" if asked.messages is None else "messages", "model": field}
