@@ -78,7 +78,7 @@ def router(
     most, cors = settings.server.max_body_bytes, Cors(settings.server.cors_origins)
     tokens = fal_tokens.Tokens(durable.signing) if durable is not None else None
     sockets = _realtime(settings, auth, durable, tokens) if durable is not None and tokens is not None else None
-    return Router(entries, fal_tokens.StreamAuth(auth, tokens) if tokens is not None else auth, render, most, cors=cors, sockets=sockets)
+    return Router(entries, fal_tokens.TokenAuth(auth, tokens) if tokens is not None else auth, render, most, cors=cors, sockets=sockets)
 
 
 def render(path: str) -> Render:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sensorium.api.auth import Auth
-from sensorium.api.fal_tokens import StreamAuth, Tokens, entries
+from sensorium.api.fal_tokens import TokenAuth, Tokens, entries
 from sensorium.api.router import Entry, Router
 from sensorium.api.visit import Visit
 from sensorium.errors import Unauthorized
@@ -42,7 +42,7 @@ def made(tmp_path: Path) -> Iterator[Made]:
     with opened(tmp_path) as vault:
         tokens = Tokens(Signing(vault), clock)
         routes = [*entries(tokens), *(Entry("POST", path, name, fal_errors.error) for path in ("/fal/run/*", "/fal/rest/else"))]
-        router = Router(routes, StreamAuth(Auth("t0ken"), tokens), lambda path: fal_errors.error, 4096)
+        router = Router(routes, TokenAuth(Auth("t0ken"), tokens), lambda path: fal_errors.error, 4096)
         with serving(router) as base:
             yield Made(Hub(base, []), tokens, clock)
 

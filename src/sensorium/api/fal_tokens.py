@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sensorium.api.auth import Principal
+from sensorium.api.auth import Auth, Principal
 from sensorium.api.router import Entry
 from sensorium.api.visit import Visit
 from sensorium.errors import Unauthorized
@@ -20,7 +20,8 @@ from sensorium.wire.fal_tokens import HINT, Claims, Wanted
 PURPOSE: Final = "realtime"
 PATH: Final = "/fal/rest/tokens"
 QUERY: Final = "fal_jwt_token"
-RUN, STREAM = "/fal/run/", "/stream"
+RUN: Final = "/fal/run/"
+STREAM: Final = "/stream"
 
 
 class Tokens:
@@ -45,21 +46,18 @@ class Tokens:
         return claims.caller
 
 
-class StreamAuth:
-    """Who is calling, where a token in the URL may say so: at the streams of apps, which a browser opens without a header. At every other
-    path, and where there is no token, it is `auth` that says it."""
+class TokenAuth:
+    """As `auth`, and a token in the query opens the stream of its apps: browsers that stream send it there (fal.md, section 4.7)."""
 
-    def __init__(self, auth: Callable[[Visit], Principal], tokens: Tokens) -> None:
+    def __init__(self, auth: Auth, tokens: Tokens) -> None:
         self._auth, self._tokens = auth, tokens
 
     def __call__(self, visit: Visit) -> Principal:
-        """The caller's principal. Raises as `Tokens.principal_of` and `auth` do."""
-        name = visit.path.removeprefix(RUN).rstrip("/")
-        streams = visit.path.startswith(RUN) and name.endswith(STREAM)
-        token = parse_qs(visit.query.decode("latin-1")).get(QUERY, [""])[-1] if streams else ""
-        if not token:
+        """The caller's principal. Raises as `auth` does."""
+        given = parse_qs(visit.query.decode("latin-1")).get(QUERY, [""])[-1] if visit.query else ""
+        if not given or not visit.path.startswith(RUN) or not visit.path.rstrip("/").endswith(STREAM):
             return self._auth(visit)
-        return Principal(self._tokens.principal_of(token, fal_tokens.alias(name.removesuffix(STREAM))))
+        return Principal(self._tokens.principal_of(given, fal_tokens.alias(visit.path.removeprefix(RUN).rstrip("/").removesuffix(STREAM))))
 
 
 class TokensDoor:
