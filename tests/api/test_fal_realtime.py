@@ -95,8 +95,12 @@ def ask(line: Any, **arguments: Any) -> Any:
 
 
 def told(line: Any) -> Any:
-    frame = line.recv(timeout=10)
-    return json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+    """The next result or error; what the clients pass over is passed over."""
+    while True:
+        frame = line.recv(timeout=10)
+        said = json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+        if said.get("type") != "x-fal-message":
+            return said
 
 
 def ended(line: Any) -> tuple[int, str]:
@@ -150,6 +154,15 @@ def test_the_asynchronous_client(site: Site, monkeypatch: pytest.MonkeyPatch) ->
         return answer
 
     assert asyncio.run(talk())["echo"] == {"prompt": "a"}
+
+
+def test_who_answered_follows_each_result(site: Site) -> None:
+    with connect(site.url(), additional_headers=HEADERS) as line:
+        line.send(msgpack.packb({}))
+        assert isinstance(line.recv(timeout=10), bytes)
+        said = json.loads(line.recv(timeout=10))
+    assert (said["type"], said["action"], said["request_id"]) == ("x-fal-message", "timings", site.app.ran[0].id)
+    assert said["timing"] >= 0 and said["headers"] == {"x-sensorium-source": "toy"}
 
 
 def test_what_cannot_be_read_is_told_and_the_connection_goes_on(site: Site) -> None:
