@@ -197,7 +197,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         if not serving.done():
             told, token = hub.status.standings(), settings.token is not None
             places = [address(listener), *([address(secured, "https")] if secured is not None else [])]
-            say(overview(" and ".join(places), hub.dispatch.catalog.routes, told, token, settings.data_dir / LOG_FILE))
+            say(overview(places, hub.dispatch.catalog.routes, told, token, settings.data_dir / LOG_FILE))
         await serving
         return server.interrupted
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from sensorium.api import fal_files, fal_proxy, fal_queue, fal_run, fal_tokens, fal_uploads, fal_webhooks, requests
+from sensorium.api import fal_files, fal_proxy, fal_queue, fal_run, fal_tokens, fal_uploads, fal_webhooks
+from sensorium.api import requests as queued_requests
 from sensorium.api.anthropic import AnthropicDoor
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
@@ -144,7 +145,7 @@ def _fal(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[st
         *fal_files.entries(fal_files.FalFiles(behind.files, auth, public)),
         *fal_webhooks.entries(webhooks),
         *fal_proxy.entries(),
-        *requests.entries(behind.jobs, webhooks),
+        *queued_requests.entries(behind.jobs, webhooks),
     ]
 
 

@@ -8,8 +8,10 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from sensorium import fetch
 from sensorium.api.video import kept
 from sensorium.apps import queued
 from sensorium.apps.registry import Apps
@@ -77,7 +79,8 @@ def build(settings: Settings, dispatch: Dispatch, vault: Vault) -> Durable:
         most_bytes=settings.files.max_mb * MB,
         kept_s=settings.files.keep_days * DAY_S,
     )
-    apps, outbox = Apps(dispatch, files), Outbox(database)
+    apps = Apps(dispatch, files, partial(fetch.fetch, allow=settings.server.allow_egress))
+    outbox = Outbox(database)
     keys, secrets = Keys(outbox, signing), {name: _secret(text) for name, text in settings.webhook_secrets.items()}
 
     async def payload(id: str) -> Ended | None:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sensorium.api import fal_run, fal_tokens
+from sensorium.api.auth import Auth
+from sensorium.api.fal_auth import FalAuth
+from sensorium.api.fal_run import RunDoor
+from sensorium.api.fal_tokens import Tokens
+from sensorium.api.router import Router
 from sensorium.errors import Busy, DeadlineExceeded, Forbidden, SensoriumError, Unavailable, Unprocessable, UpstreamFailed, UpstreamRefused
+from sensorium.store.signing import Signing
+from sensorium.wire import fal_errors
 from sensorium.wire.lifecycle import KEPT
-from tests.api.fal_fakes import DEEP, ECHO, Place, doors
+from tests.api.fal_fakes import DEEP, ECHO, Echo, FakeApps, Place, doors
+from tests.api.hubs import Hub
+from tests.serving import serving
+from tests.store.vaults import opened
 
 RUN = f"/fal/run/{ECHO}"
 
@@ -149,3 +161,22 @@ def test_other_methods_are_told_which_there_are(place: Place, method: str) -> No
 def test_a_header_that_cannot_be_read_is_a_bad_request(place: Place, name: str, value: str) -> None:
     status, told = place.hub.json("POST", RUN, {"prompt": "x"}, {name: value})
     assert (status, told["error_type"], place.app.tasks) == (400, "bad_request", [])
+
+
+def test_a_page_streams_with_a_token_instead_of_a_key(tmp_path: Path) -> None:
+    with opened(tmp_path) as vault:
+        tokens, app = Tokens(Signing(vault)), Echo()
+        entries = [*fal_run.entries(RunDoor(FakeApps(app))), *fal_tokens.entries(tokens)]
+        with serving(Router(entries, FalAuth(Auth("t0ken"), tokens), lambda path: fal_errors.error, 4096)) as base:
+            hub = Hub(base, [])
+            wanted = {"allowed_apps": ["echo"]}
+            token = hub.json("POST", "/fal/rest/tokens/", wanted, {"authorization": "Key t0ken"})[1]
+            assert hub.call("POST", f"{RUN}/stream?fal_jwt_token={token}", {"prompt": "x"})[0].status == 200
+            assert (app.tasks[0].caller, app.tasks[0].input) == ("token", {"prompt": "x"})
+            for path in (f"{RUN}/stream", f"{RUN}?fal_jwt_token=", f"{RUN}?fal_jwt_token={token}x"):
+                assert hub.call("POST", path, {"prompt": "x"})[0].status == 401
+            assert hub.call("POST", f"/fal/run/acme/other?fal_jwt_token={token}", {"prompt": "x"})[0].status == 401
+            assert hub.call("POST", f"/fal/rest/tokens/?fal_jwt_token={token}", wanted)[0].status == 401
+            assert hub.json("POST", RUN, {"prompt": "x"})[1]["detail"] == "Authorization header is required"
+            unknown = hub.json("POST", RUN, {"prompt": "x"}, {"authorization": "Key wrong"})[1]
+            assert unknown["detail"] == "No user found for Key ID and Secret"
