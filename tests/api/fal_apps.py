@@ -47,7 +47,7 @@ class Echo:
             raise Refused([detail("prompt", "Field required", "missing")])
         elif given.get("do") == "break":
             raise ZeroDivisionError("s3cret words of a prompt")
-        return Output({"echo": given, "path": task.path, "caller": task.caller})
+        return Output({"echo": given, "path": task.path, "caller": task.caller}, headers={"x-sensorium-source": "toy"})
 
     async def _wait(self) -> None:
         self.waiting.set()

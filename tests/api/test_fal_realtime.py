@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,12 +53,12 @@ class Site:
 
 
 @contextmanager
-def hub(folder: Path, **limits: Any) -> Iterator[Site]:
+def hub(folder: Path, *, keys: bool = True, **limits: Any) -> Iterator[Site]:
     clock = [time.time()]
     with opened(folder) as vault:
         tokens = Tokens(Signing(vault), lambda: clock[0])
         app = Echo()
-        auth = Auth(None, {"bob": KEY})
+        auth = Auth(None, {"bob": KEY} if keys else {})
         door = RealtimeDoor(OneApp(app), auth, tokens, Limits(**{"message": 4096, **limits}))
         numbers, reads = count(1), SimpleQueue[int]()
 
@@ -95,8 +96,12 @@ def ask(line: Any, **arguments: Any) -> Any:
 
 
 def told(line: Any) -> Any:
-    frame = line.recv(timeout=10)
-    return json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+    """The next result or error; what the clients pass over is passed over."""
+    while True:
+        frame = line.recv(timeout=10)
+        said = json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+        if said.get("type") != "x-fal-message":
+            return said
 
 
 def ended(line: Any) -> tuple[int, str]:
@@ -152,6 +157,15 @@ def test_the_asynchronous_client(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(talk())["echo"] == {"prompt": "a"}
 
 
+def test_who_answered_follows_each_result(site: Site) -> None:
+    with connect(site.url(), additional_headers=HEADERS) as line:
+        line.send(msgpack.packb({}))
+        assert isinstance(line.recv(timeout=10), bytes)
+        said = json.loads(line.recv(timeout=10))
+    assert (said["type"], said["action"], said["request_id"]) == ("x-fal-message", "timings", site.app.ran[0].id)
+    assert said["timing"] >= 0 and said["headers"] == {"x-sensorium-source": "toy"}
+
+
 def test_what_cannot_be_read_is_told_and_the_connection_goes_on(site: Site) -> None:
     with connect(site.url(), additional_headers=HEADERS) as line:
         line.send("text")
@@ -189,6 +203,19 @@ def test_an_unknown_caller_is_told_as_both_clients_look_for_it(site: Site) -> No
             closed, reason = ended(line)
             assert closed == 1008 and said["reason"].startswith(reason)
     assert site.app.ran == []
+
+
+def test_pages_of_other_sites_and_other_names_do_not_reach_a_hub_without_a_token(tmp_path: Path) -> None:
+    with hub(tmp_path, keys=False) as site:
+        with connect(site.url(), origin="http://localhost:3000") as line:  # type: ignore[arg-type]
+            assert ask(line)["caller"] == "local"
+        with connect(site.url(), origin="https://evil.example") as line:  # type: ignore[arg-type]
+            assert told(line)["error"] == "FORBIDDEN"
+            assert ended(line)[0] == 1008
+        port = int(site.base.rpartition(":")[2])
+        with connect(site.url().replace("127.0.0.1", "evil.example"), sock=socket.create_connection(("127.0.0.1", port))) as line:
+            assert told(line)["error"] == "FORBIDDEN"
+    assert len(site.app.ran) == 1
 
 
 def test_a_token_is_for_its_apps_and_its_time(site: Site) -> None:

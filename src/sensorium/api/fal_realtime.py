@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 import uuid
 from collections import deque
@@ -168,15 +169,17 @@ class Conversation:
         within = ORIGIN.set(origin)
         status = sent = 0
         try:
-            status, reply = await self._made(frame, id)
-            await self._line.tell(reply)
-            sent = len(reply)
+            status, replies = await self._made(frame, id)
+            for reply in replies:
+                await self._line.tell(reply)
+                sent += len(reply)
         finally:
             ORIGIN.reset(within)
             origin.end(status, len(frame), sent)
 
-    async def _made(self, frame: bytes | str, id: str) -> tuple[int, bytes | str]:
-        """The status that the answer would have over HTTP, and its frame."""
+    async def _made(self, frame: bytes | str, id: str) -> tuple[int, tuple[bytes | str, ...]]:
+        """The status that the answer would have over HTTP, and its frames."""
+        began = time.perf_counter()
         try:
             if isinstance(frame, str):
                 raise BadRequest("a text frame came; inputs are msgpack maps in binary frames")
@@ -186,13 +189,14 @@ class Conversation:
             task = Task(id, opened.principal.name, fal_realtime.input_of(frame), opened.there.path, opened.base_url)
             with under(terms(opened.visit, opened.principal)):
                 output = await opened.there.app.run(task)
-            return 200, fal_realtime.output(output.body)
+            told = fal_realtime.timings(time.perf_counter() - began, id, {SOURCE: "hub", **(output.headers or {})})
+            return 200, (fal_realtime.output(output.body), told)
         except SensoriumError as error:
-            return error.status, fal_realtime.told(error, id)
+            return error.status, (fal_realtime.told(error, id),)
         except Exception as error:
             # outermost of one message: its words may quote the input, so only its place is told, and the connection goes on
             log.error("realtime message %s failed: %s", id, _place(error))
-            return 500, fal_realtime.told(SensoriumError(f"the hub failed on this message; its log names it {id}"), id)
+            return 500, (fal_realtime.told(SensoriumError(f"the hub failed on this message; its log names it {id}"), id),)
 
 
 class Inbox:
