@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sensorium.jobs import outbox, rows
+from sensorium.jobs import rows
 from sensorium.jobs.endings import CANCELLED, TIMED_OUT
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, Made, NotRepeatable, Request, State
@@ -233,7 +233,6 @@ class Requests:
 
         def change(db: Connection) -> Request:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
-            outbox.forget(db, [id])
             rows.forget(db, [id])
             return found
 
