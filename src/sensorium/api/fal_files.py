@@ -15,6 +15,7 @@ from sensorium.api.visit import Visit
 from sensorium.errors import BadRequest, Forbidden, Unauthorized
 from sensorium.store.files import File, Files, UnknownFile
 from sensorium.wire import fal_errors, filelinks, filenames, openai, ranges
+from sensorium.wire.whole import whole
 
 PIECE: Final = 256 * 1024  # bytes
 PAGE, LONGEST_PAGE = 20, 100
@@ -38,12 +39,12 @@ class FalFiles:
     async def listed(self, visit: Visit) -> None:
         """GET /v1/files: the caller's own, the newest first; `limit`, `after`."""
         query = parse_qs(visit.query.decode("latin-1"))
-        limit = query.get("limit", [str(PAGE)])[0]
-        if not limit.isdecimal() or not 1 <= int(limit) <= LONGEST_PAGE:
+        limit = whole(query.get("limit", [str(PAGE)])[0], 1, LONGEST_PAGE)
+        if limit is None:
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}", param="limit")
         after = query["after"][0] if "after" in query else None
-        found = await asyncio.to_thread(self._files.listed, visit.caller, int(limit) + 1, after)
-        page = [await self._shown(visit, file) for file in found[: int(limit)]]
+        found = await asyncio.to_thread(self._files.listed, visit.caller, limit + 1, after)
+        page = [await self._shown(visit, file) for file in found[:limit]]
         await visit.answer(msgspec.json.encode({"object": "list", "data": page, "has_more": len(found) > len(page)}))
 
     async def entry(self, visit: Visit) -> None:
