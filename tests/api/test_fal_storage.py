@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import logging.handlers
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -481,11 +484,19 @@ def test_a_compressed_body_is_not_mistaken_for_the_file(here: Site) -> None:
 
 
 def test_the_log_tells_of_files_without_the_right_to_them(here: Site, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "sensorium.hub"):
-        upload, link = here.initiated()
-        here.call("PUT", f"{upload}/1", b"x", key=None)
-        here.call("GET", link, key=None)
-    lines = [line for line in caplog.text.splitlines() if "/fal/cdn/" in line]
+    said = SimpleQueue[logging.LogRecord]()  # a line is written when its answer has gone out already
+    listening = logging.handlers.QueueHandler(said)
+    logger = logging.getLogger("sensorium.hub")
+    with caplog.at_level("INFO", logger.name):
+        logger.addHandler(listening)
+        try:
+            upload, link = here.initiated()
+            here.call("PUT", f"{upload}/1", b"x", key=None)
+            here.call("GET", link, key=None)
+            told = [said.get(timeout=10).getMessage() for _ in range(3)]
+        finally:
+            logger.removeHandler(listening)
+    lines = [line for line in told if "/fal/cdn/" in line]
     assert len(lines) == 2
     for right in (upload.rpartition("/")[2], link.removeprefix(here.base + filelinks.PREFIX).partition("/")[0]):
         assert not any(right[12:40] in line for line in lines)
