@@ -34,6 +34,7 @@ class FalFiles:
             raise UnknownFile("there is no such file, or its link has expired")
         file, opened = await asyncio.to_thread(self._files.linked, link, lambda: self._caller(visit))
         with opened:
+            await visit.whole_body()  # there is none, and from here on it is heard when the caller leaves
             await self._send(visit, file, opened)
 
     async def listed(self, visit: Visit) -> None:
@@ -89,9 +90,9 @@ class FalFiles:
         await visit.end()
 
     async def _stream(self, visit: Visit, opened: BinaryIO, start: int, end: int) -> None:
-        await asyncio.to_thread(opened.seek, start)
+        opened.seek(start)
         while start < end:
-            piece = await asyncio.to_thread(opened.read, min(PIECE, end - start))
+            piece = await _read(opened, min(PIECE, end - start))
             if not piece:
                 raise UnknownFile("the bytes of this file end early")  # the answer is cut visibly short
             start += len(piece)
@@ -117,6 +118,16 @@ class FalFiles:
             "request_id": file.request,
             "url": await asyncio.to_thread(self._files.url, file, base_url(visit, self._public)),
         }
+
+
+async def _read(opened: BinaryIO, size: int) -> bytes:
+    """The next bytes. A reading that is cancelled ends first: nobody may close the file under it."""
+    reading = asyncio.ensure_future(asyncio.to_thread(opened.read, size))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        await asyncio.wait({reading})
+        raise
 
 
 def entries(door: FalFiles) -> list[Entry]:
