@@ -16,6 +16,7 @@ import pytest
 from sensorium.certificates import ensure
 from sensorium.errors import SettingsError
 from sensorium.webserver import Server, Tls, address, configured, listen
+from tests.serving import serving
 
 
 def test_its_connections_send_small_pieces_at_once() -> None:
@@ -81,3 +82,19 @@ def test_a_listener_with_tls_serves_beside_the_first_and_stops_with_it(tmp_path:
     assert first.interrupted is (number == signal.SIGINT)
     assert app.lifespans == ["lifespan.startup", "lifespan.shutdown"]
     assert signal.getsignal(number) == before
+
+
+def test_a_head_without_end_is_refused_and_not_held() -> None:
+    app = Hello()
+    with serving(app, websockets=True) as base, closing(socket.create_connection(("127.0.0.1", int(base.rpartition(":")[2])))) as caller:
+        caller.settimeout(10)
+        caller.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nx-much: ")
+        answer = b""
+        try:
+            for _ in range(16):
+                caller.sendall(b"a" * 1024 * 1024)
+            caller.sendall(b"\r\n\r\n")
+            answer = caller.recv(100)
+        except OSError:
+            pass  # it has hung up already
+        assert b"200 OK" not in answer

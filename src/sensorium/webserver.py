@@ -19,6 +19,7 @@ import uvicorn
 from sensorium.errors import SettingsError
 
 BACKLOG = 512
+HEAD_BYTES = 64 * 1024  # of a request's line and headers, beyond what one read brings at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ def configured(app: Any, *, grace_s: float, most_message: int, tls: Tls | None =
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http="h11",  # the other one, which is taken where it happens to be installed, holds heads of any size
+        h11_max_incomplete_event_size=HEAD_BYTES,
         ws="websockets-sansio",
         ws_max_size=most_message,
         ws_ping_timeout=None,  # a pong waits behind the messages of a peer that sends faster than it is answered
