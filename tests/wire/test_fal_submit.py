@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sensorium.errors import BadRequest, SensoriumError
 from sensorium.wire import fal_submit
 from sensorium.wire.fal_errors import Refused
-from sensorium.wire.lifecycle import KEPT
+from sensorium.wire.lifecycle import KEPT, Lifecycle
 
 VALUES = st.dictionaries(st.text(max_size=5), st.recursive(st.none() | st.integers(-9, 9) | st.text(max_size=5), st.lists, max_leaves=5))
 
@@ -97,6 +97,12 @@ def test_a_body_is_checked_for_what_would_be_decoded(body: bytes, place: int, in
         return False
 
     assert refused(fal_submit.checked) == refused(fal_submit.decoded)
+
+
+def test_a_lifecycle_is_read_as_at_uploads() -> None:
+    said = '{"initial_acl":{"rules":[{"user":"ren\u00e9","decision":"allow"}]}}'.encode().decode("latin-1")
+    rules = [{"user": "ren\u00e9", "decision": "allow"}]
+    assert fal_submit.read(header(x_fal_object_lifecycle_preference=said), b"").lifecycle == Lifecycle(None, {"rules": rules})
 
 
 def test_a_body_of_brackets_takes_no_memory_when_it_is_submitted() -> None:

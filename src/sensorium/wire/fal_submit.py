@@ -79,8 +79,7 @@ def given(query: bytes) -> dict[str, Any]:
 
 def lifecycle(header: Callable[[str], str]) -> Lifecycle:
     """How files of the output live. Raises BadRequest for a header that is malformed."""
-    text = _short("X-Fal-Object-Lifecycle-Preference", header("x-fal-object-lifecycle-preference"), LONGEST_JSON)
-    return parse(text) if text else KEPT
+    return parse(header("x-fal-object-lifecycle-preference"))
 
 
 def start_within(header: Callable[[str], str]) -> float | None:
