@@ -122,6 +122,16 @@ def test_embeddings() -> None:
     assert found["loc"][:2] == ["body", "input"]
 
 
+@pytest.mark.parametrize(
+    ("modality", "given"), [("chat", {"messages": [1]}), ("embed", {"input": [1]}), ("rerank", {"query": "x", "documents": [1]})]
+)
+def test_a_list_of_faults_is_told_by_its_first(modality: str, given: dict[str, Any]) -> None:
+    running = Bench([of(modality, "a/one")], answers({}))
+    (name,) = (name for name, value in given.items() if isinstance(value, list))
+    few, many = (running.refused("a/one", given | {name: [1] * count}) for count in (1, 10_000))
+    assert [one["type"] for one in many] == [one["type"] for one in few]
+
+
 def test_rerank_in_both_dialects() -> None:
     asked = {"query": "red", "documents": ["green", "red"], "top_n": 1}
     running = Bench([of("rerank", "a/cohere")], answers({"results": [{"index": 1, "relevance_score": 0.9, "more": 1}]}))

@@ -13,7 +13,7 @@ from sensorium.apps.answers import Said, answered, count, growing
 from sensorium.apps.app import Output, Task
 from sensorium.apps.files import Files, inlined
 from sensorium.apps.pictures import blamed_on
-from sensorium.apps.reading import REAL, WHOLE, OpenInput, Text, blamed, described, read
+from sensorium.apps.reading import FIRST, REAL, WHOLE, OpenInput, Text, blamed, described, read
 from sensorium.apps.works import Run
 from sensorium.errors import SensoriumError
 from sensorium.routing import byline
@@ -33,7 +33,9 @@ class ChatInput(OpenInput):
     prompt: Annotated[Text | None, described("What to say. Needed where there are no messages.")] = None
     system_prompt: Annotated[Text | None, described("What holds for the whole answer.")] = None
     image_url: Annotated[Text | None, described("URL of a picture to talk about.")] = None
-    messages: Annotated[list[dict[str, Any]] | None, Field(min_length=1), described("A conversation, as in OpenAI's chat.")] = None
+    messages: Annotated[
+        Annotated[list[dict[str, Any]], Field(min_length=1), FIRST] | None, described("A conversation, as in OpenAI's chat.")
+    ] = None
     max_tokens: Annotated[Annotated[int, Field(ge=1), WHOLE] | None, described("Most tokens of the answer.")] = None
     temperature: Annotated[
         Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), REAL] | None, described("How freely to choose words.")
