@@ -85,6 +85,7 @@ def test_an_end_that_cannot_be_written_yet_is_written_later(tmp_path: Path, monk
     async def does(jobs: Jobs) -> None:
         monkeypatch.setattr(jobs.requests, "finish", failing(jobs.requests.finish, *[StoreUnavailable("full")] * 3))
         ended = await jobs.ended((await jobs.submit(ASKED))[0])
+        await until(lambda: not jobs._runner.running)
         assert (ended.state, [line.message for line in await jobs.lines(ended)]) == (State.SUCCEEDED, ["one"])
 
     over(tmp_path, does, logs)
@@ -99,7 +100,8 @@ def test_a_retry_that_cannot_be_written_yet_is_told_of_once(tmp_path: Path, monk
     async def does(jobs: Jobs) -> None:
         monkeypatch.setattr(jobs.requests, "delay", failing(jobs.requests.delay, *[StoreUnavailable("full")] * 3))
         ended = await jobs.ended((await jobs.submit(ASKED))[0])
-        assert (ended.state, len(await jobs.lines(ended))) == (State.SUCCEEDED, 1)
+        await until(lambda: not jobs._runner.running)
+        assert (ended.state, [(line.attempt, line.number) for line in await jobs.lines(ended)]) == (State.SUCCEEDED, [(1, 1)])
 
     over(tmp_path, does, fails)
 
@@ -141,6 +143,7 @@ def test_whoever_leaves_while_submitting_has_submitted(tmp_path: Path) -> None:
     """A connection that breaks cancels its handler: the request is on disk all the same, and must run."""
 
     async def does(jobs: Jobs) -> None:
+        await until(jobs._runner.ready.is_set)
         submitting = [asyncio.create_task(jobs.submit(replace(ASKED, body=LONG if number % 2 else b"1"))) for number in range(20)]
         for number, task in enumerate(submitting):
             for _ in range(number % 7):

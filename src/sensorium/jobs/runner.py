@@ -55,8 +55,8 @@ class Runner:
     ) -> None:
         self.requests, self.results, self.lanes, self.shares, self.policy = requests, results, lanes, shares, policy
         self._works, self._outside = works, outside
-        self.watch = Watch(requests.of)
-        self.positions = Positions(lambda lane: lanes.waiting[lane], requests.between, requests.sampled, requests.now)
+        self.watch = Watch(self.requests.of)
+        self.positions = Positions(lambda lane: lanes.waiting[lane], self.requests.between, self.requests.sampled, self.requests.now)
         self.running: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self.ready = asyncio.Event()
         self._settling = Settling(requests, results, lanes, shares, outside, policy.kept_s, self.came, self.over)
