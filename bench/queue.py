@@ -88,7 +88,7 @@ async def measured(folder: Path, given: argparse.Namespace) -> dict[str, float]:
         print(f"submit to start: p50 {1000 * p(starts, 50):.2f} ms, p95 {1000 * p(starts, 95):.2f} ms")
         ids, seconds = await submits(at, given.submits)
         print(f"durable submits: {len(ids) / seconds:.0f}/s with {SUBMITTERS} submitters")
-        places = await positions(one, ids)
+        places = await positions(Caller(at), ids)
         print(f"position among {len(ids)} waiting: p50 {1000 * p(places, 50):.2f} ms for a first look, p95 {1000 * p(places, 95):.2f} ms")
         probes, held, per_s = await polled(at, ids, given.polls_s)
         print(f"status under {POLLERS} pollers: p50 {1000 * p(probes, 50):.2f} ms, p95 {1000 * p(probes, 95):.2f} ms; theirs {per_s:.0f}/s")
@@ -143,6 +143,7 @@ async def positions(caller: Caller, ids: list[str]) -> list[float]:
         told = await caller.status(HELD, id, "?wait=0")
         taken.append(time.perf_counter() - began)
         assert told["status"] == "IN_QUEUE" and told["queue_position"] > len(ids) // 2, told
+    await caller.close()
     return taken
 
 

@@ -136,8 +136,9 @@ def test_tls_makes_a_certificate_and_prints_how_clients_use_it(tmp_path: Path) -
     ca = data / "tls" / "ca.pem"
     assert f"{ca}: the authority, new" in first.stdout and "hub.lan" in first.stdout
     assert "sensorium set server.tls_port=8443 --settings sensorium.toml" in first.stdout
-    settings.write_text(f"[server]\ntls_port = 9443\ndata_dir = {json.dumps(str(data))}\n", "utf-8")
+    settings.write_text(f"[server]\ntls_port = 9443\ntls_cert = 'other.pem'\ndata_dir = {json.dumps(str(data))}\n", "utf-8")
     again = run("tls", "--settings", str(settings))
+    assert "another certificate, which the hub shows instead: other.pem" in again.stdout
     assert "new" not in again.stdout and "sensorium set" not in again.stdout
     exports = [line for line in again.stdout.splitlines() if line.startswith("export")]
     shell = subprocess.run(

@@ -29,7 +29,7 @@ ORDER = (
         "apps",
         "api",
     ),
-    *("certificates", "providers", "overview", "probe", "live", "status", "metrics", "doors", "app", "client"),
+    *("certificates", "providers", "overview", "probe", "live", "status", "metrics", "durable", "doors", "app", "client"),
     *(
         "cli_outcome",
         "cli_calls",

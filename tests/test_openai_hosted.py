@@ -18,7 +18,7 @@ import openai
 import pytest
 from PIL import Image
 
-from sensorium import app, doors
+from sensorium import app, doors, durable
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.settings import load
@@ -50,7 +50,7 @@ def hosted(folder: Path, text: str = LISTED) -> Iterator[tuple[str, Site]]:
         upstream = LazyUpstream(now, sleep)
         parts = Parts(upstream.send, lambda record: None, Health(now), now, sleep)
         dispatch = Dispatch(app.catalog(configured, None, vault), parts)
-        jobs = app.queue(configured, dispatch, vault.database, folder)
+        jobs = durable.queue(configured, dispatch, vault.database, folder)
         status: Any = SimpleNamespace(live=SimpleNamespace(current=configured, reloaded=None), report=None)
         router = doors.router(configured, dispatch, dict, jobs, doors.Operators(vault, status))
         with serving(living(router, jobs, upstream)) as base:

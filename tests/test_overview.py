@@ -18,7 +18,7 @@ def line(text: str, start: str) -> str:
 
 
 def test_it_tells_stand_ins_modalities_and_switches() -> None:
-    told = overview("http://127.0.0.1:8789", ROUTES, standings(ROUTES), token=False, log=Path("hub.log"))
+    told = overview(["http://127.0.0.1:8789"], ROUTES, standings(ROUTES), token=False, log=Path("hub.log"))
     assert "STAND-IN, answered by sensorium/flow" in line(told, "black-forest-labs/flux.1-dev")
     assert "* = sensorium/flow" in line(told, "image")
     assert "off  not configured; turn on: router.chat (URL + key)" in line(told, "chat ")
@@ -47,4 +47,4 @@ def test_star_at_the_chat_door_is_told_before_that_of_the_messages_door() -> Non
 
 
 def test_it_never_shows_a_token() -> None:
-    assert 'export MAC_API_TOKEN="..."' in overview("http://h", [], [], token=True, log=Path("hub.log"))
+    assert 'export MAC_API_TOKEN="..."' in overview(["http://h"], [], [], token=True, log=Path("hub.log"))

@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -17,19 +18,12 @@ from typing import Any
 
 import uvicorn
 
-from sensorium import providers
-from sensorium.api.router import Router
-from sensorium.api.video import kept
+from sensorium import certificates, durable, providers
+from sensorium.api.fal_proxy import FalProxy
 from sensorium.doors import Operators, router
+from sensorium.durable import Durable
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
-from sensorium.jobs.calls import WORK, CallWork
-from sensorium.jobs.dispatcher import Jobs
-from sensorium.jobs.lanes import Lanes
-from sensorium.jobs.requests import Requests
-from sensorium.jobs.results import Results
-from sensorium.jobs.runner import Outside, Policy
-from sensorium.jobs.share import Shares
 from sensorium.live import Change, LiveSettings, Source
 from sensorium.metrics import Counted, Metrics
 from sensorium.overview import overview
@@ -40,7 +34,6 @@ from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.ledger import Ledger
-from sensorium.routing.repeat import verdict
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.under_way import UnderWay
 from sensorium.routing.upstream import Upstream
@@ -50,8 +43,7 @@ from sensorium.store.calls import DAY_S, Calls
 from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
-from sensorium.store.writer import Writer
-from sensorium.webserver import Server, address, listen
+from sensorium.webserver import Server, Tls, address, configured, listen
 
 MODELS = Path(__file__).parent / "models"
 LOG_FILE, LOG_BYTES = "hub.log", 8 * 1024 * 1024
@@ -91,37 +83,6 @@ def shipped_routes(settings: Settings, engine: EngineProcess | None = None, take
     return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
-def queue(settings: Settings, dispatch: Dispatch, database: Database, folder: Path) -> Jobs:
-    """The queue of calls that outlive a connection, its results in `folder`."""
-    set_, callers = settings.jobs, settings.callers
-
-    def limit(lane: str) -> int:
-        """How many requests of a model run at once: a device on this machine does one at a time."""
-        routes = [route for route in dispatch.catalog.routes if route.id == lane]
-        local = bool(routes) and all(route.provider.local for route in routes)
-        return set_.limits.get(lane, set_.per_model or (1 if local else set_.at_once))
-
-    def ready(lane: str) -> bool:
-        """Whether anybody can be called for a model; of one that is not known any more, the run will tell."""
-        routes = [route for route in dispatch.catalog.routes if route.id == lane]
-        return not routes or any(route.provider.down() is None for route in routes)
-
-    most_running = {name: table.max_running for name, table in callers.items() if table.max_running is not None}
-    policy = Policy(
-        most_waiting=set_.max_waiting,
-        most_waiting_of={name: table.max_waiting for name, table in callers.items() if table.max_waiting is not None},
-        kept_s=set_.keep_days * DAY_S,
-        log_s=set_.log_days * DAY_S,
-        unserved_s=set_.max_unserved_s,
-        low_max_wait_s=set_.low_max_wait_s,
-    )
-    works = {WORK: CallWork(dispatch, {"video": kept})}
-    lanes = Lanes(set_.at_once, limit, most_running, ready)
-    shares = Shares({name: table.weight for name, table in callers.items()})
-    requests = Requests(database, Writer(database))
-    return Jobs(requests, Results(folder), works, lanes, Outside(verdict), policy=policy, shares=shares)
-
-
 def record(done: Record) -> None:
     """Where one finished call is written down: the log, until there is a store."""
     answered = (done.route.answers, done.route.provider.name) if done.route else ("nothing", "nobody")
@@ -137,11 +98,11 @@ def record(done: Record) -> None:
 class Hub:
     """The parts that `run` needs to know."""
 
-    router: Router
+    router: FalProxy
     dispatch: Dispatch
     prober: Prober
     status: Status
-    jobs: Jobs
+    durable: Durable
 
 
 def build(
@@ -174,12 +135,13 @@ def build(
 
     live = LiveSettings(settings, source, take_over, time.time)
     engines = [engine] if engine else []
-    jobs = queue(settings, dispatch, vault.database, settings.data_dir)
+    lasting = durable.build(settings, dispatch, vault)
+    jobs = lasting.jobs
     status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs.requests, engines, clock, clock())
     metrics = Metrics(counted, status, dispatch.waiting, jobs.requests, calls)
     behind = Operators(vault, status, calls, metrics)
-    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, behind)
-    return Hub(whole, dispatch, prober, status, jobs)
+    whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, behind, lasting)
+    return Hub(FalProxy(whole), dispatch, prober, status, lasting)
 
 
 async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = (), source: Source | None = None) -> bool:
@@ -191,6 +153,9 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
     async with AsyncExitStack() as stopping:  # backwards, each step whatever became of those before
         listener = listen(settings.server.host, settings.server.port, "server.port")
         stopping.callback(listener.close)
+        tls, secured = _secured(settings)
+        if secured is not None:
+            stopping.callback(secured.close)
         _log_to(settings.data_dir)
         database = Database(settings.data_dir)
         stopping.callback(database.close)
@@ -207,10 +172,13 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         upstream = Upstream(allow_egress=settings.server.allow_egress)
         stopping.push_async_callback(upstream.close)
         hub = build(settings, engine, upstream.send, vault, source, calls)
-        stopping.callback(hub.jobs.requests.close)
+        lasting = hub.durable
+        stopping.callback(lasting.jobs.requests.close)
         _insist(require, hub.status)  # as far as settings and keys tell
         _follow(stopping, hub.status.live)
-        _beside(stopping, hub.jobs.run())
+        _beside(stopping, lasting.webhooks.run())
+        _beside(stopping, lasting.jobs.run())
+        _beside(stopping, lasting.keep_swept())
         if engine is not None:
             await engine.start()
         if settings.server.probe_at_start:
@@ -219,13 +187,17 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         if require:
             await asyncio.wait({started}, timeout=AT_START_S + TABLE_WAIT_S)
             _insist(require, hub.status)
-        server = Server(_uvicorn(settings, hub.router))
+        secure = Server(_served(settings, hub.router, tls), signals=False) if tls is not None else None
+        server = Server(_served(settings, hub.router), beside=[secure] if secure is not None else ())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping.push_async_callback(_stopped, server, serving)
+        if secure is not None and secured is not None:
+            stopping.push_async_callback(_stopped, secure, asyncio.create_task(secure.serve(sockets=[secured])))
         await asyncio.wait({serving, started}, timeout=TABLE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             told, token = hub.status.standings(), settings.token is not None
-            say(overview(address(listener), hub.dispatch.catalog.routes, told, token, settings.data_dir / LOG_FILE))
+            places = [address(listener), *([address(secured, "https")] if secured is not None else [])]
+            say(overview(places, hub.dispatch.catalog.routes, told, token, settings.data_dir / LOG_FILE))
         await serving
         return server.interrupted
 
@@ -295,16 +267,18 @@ def _log_to(folder: Path) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[calls, terminal], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def _uvicorn(settings: Settings, app: Router) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=max(1, round(settings.server.grace_s)),
-    )
+def _secured(settings: Settings) -> tuple[Tls, socket.socket] | tuple[None, None]:
+    """What the listener with TLS shows, and its socket. Raises SettingsError when one of them cannot be had."""
+    server = settings.server
+    if server.tls_port is None:
+        return None, None
+    tls = certificates.shown(settings.data_dir / certificates.FOLDER, server.tls_cert, server.tls_key)
+    return tls, listen(server.host, server.tls_port, "server.tls_port")
+
+
+def _served(settings: Settings, app: FalProxy, tls: Tls | None = None) -> uvicorn.Config:
+    server = settings.server
+    return configured(app, grace_s=server.grace_s, most_message=server.max_body_bytes, tls=tls)
 
 
 def _engine(settings: Settings) -> EngineProcess | None:

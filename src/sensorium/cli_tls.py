@@ -35,6 +35,8 @@ def tls(
         made = ensure(found.data_dir.resolve() / FOLDER, name or ())
         port = found.server.tls_port
         print(_told(made))
+        if found.server.tls_cert is not None:
+            print(f"\n# the settings name another certificate, which the hub shows instead: {found.server.tls_cert}")
         if port is None:
             print(f"\n# the hub listens with TLS from its next start on, once its settings name a port:\n{_set(settings)}")
         place = "127.0.0.1:PORT" if port == 0 else f"127.0.0.1:{port or PORT}"

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from sensorium.api import fal_files, fal_proxy, fal_queue, fal_run, fal_tokens, fal_uploads, fal_webhooks
+from sensorium.api import requests as queued_requests
 from sensorium.api.anthropic import AnthropicDoor
 from sensorium.api.audio import AudioDoor
 from sensorium.api.auth import Auth
 from sensorium.api.calls import CallsDoor
+from sensorium.api.cors import Cors
+from sensorium.api.fal_realtime import Limits, RealtimeDoor
+from sensorium.api.fal_webhooks import WebhooksDoor, check_target
 from sensorium.api.health import HealthDoor
 from sensorium.api.media import MediaDoor
 from sensorium.api.metrics import MetricsDoor
 from sensorium.api.nvidia import GenaiDoor
 from sensorium.api.openai import OpenAIDoor
+from sensorium.api.outlook import Outlook
 from sensorium.api.router import Entry, Router
 from sensorium.api.secrets import SecretsDoor
 from sensorium.api.status import StatusDoor
 from sensorium.api.video import VideoDoor
 from sensorium.api.videos import VideosDoor
+from sensorium.durable import Durable
 from sensorium.exchange import Render
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.metrics import Metrics
@@ -27,10 +35,11 @@ from sensorium.settings import Settings
 from sensorium.status import Status
 from sensorium.store.calls import Calls
 from sensorium.store.vault import Vault
-from sensorium.wire import anthropic, nvidia, openai
+from sensorium.wire import anthropic, fal_errors, nvidia, openai
 
 NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
 ANTHROPIC_PATH = "/v1/messages"
+FAL_PATH = "/fal/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +53,15 @@ class Operators:
 
 
 def router(
-    settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], jobs: Jobs, operators: Operators | None = None
+    settings: Settings,
+    dispatch: Dispatch,
+    states: Callable[[], Mapping[str, str]],
+    jobs: Jobs,
+    operators: Operators | None = None,
+    durable: Durable | None = None,
 ) -> Router:
-    """All routes of the hub; those of its operator only where there is something behind them."""
+    """All routes of the hub; those of its operator, and fal's, only where there is something behind them."""
+    auth = Auth(settings.token, settings.caller_tokens)
     audio, health = AudioDoor(dispatch), HealthDoor(states)
     media = MediaDoor(dispatch, audio, jobs)
     entries = [
@@ -58,14 +73,20 @@ def router(
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
         *(_operators(operators, settings.server.public_metrics) if operators is not None else ()),
+        *(_fal(settings, dispatch, states, auth, durable) if durable is not None else ()),
     ]
-    return Router(entries, Auth(settings.token), render, settings.server.max_body_bytes)
+    most, cors = settings.server.max_body_bytes, Cors(settings.server.cors_origins)
+    tokens = fal_tokens.Tokens(durable.signing) if durable is not None else None
+    sockets = _realtime(settings, auth, durable, tokens) if durable is not None and tokens is not None else None
+    return Router(entries, fal_tokens.TokenAuth(auth, tokens) if tokens is not None else auth, render, most, cors=cors, sockets=sockets)
 
 
 def render(path: str) -> Render:
     """The dialect in which errors on `path` are written."""
     if path == ANTHROPIC_PATH or path.startswith(f"{ANTHROPIC_PATH}/"):
         return anthropic.error
+    if path.startswith(FAL_PATH):
+        return fal_errors.error
     return nvidia.error if path.startswith(NVIDIA_PATHS) else openai.error
 
 
@@ -109,6 +130,28 @@ def _nvidia(dispatch: Dispatch, audio: AudioDoor, jobs: Jobs) -> list[Entry]:
         Entry("POST", "/v1/audio/*", audio.unknown, nvidia.error),
         Entry("POST", "/v1/video/*", VideoDoor(jobs, dispatch).draw, nvidia.error),
     ]
+
+
+def _fal(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[str, str]], auth: Auth, behind: Durable) -> list[Entry]:
+    public, allow = settings.server.public_url, settings.server.allow_egress
+    outlook = Outlook(lambda: dispatch.catalog, behind.jobs.cost, behind.limit, states)
+    webhooks = WebhooksDoor(behind.outbox, behind.keys, behind.webhooks.wake)
+    queue = fal_queue.QueueDoor(behind.jobs, behind.apps, partial(check_target, allow=allow), public, outlook=outlook)
+    return [
+        *fal_run.entries(fal_run.RunDoor(behind.apps, public)),
+        *fal_queue.entries(queue),
+        *fal_tokens.entries(fal_tokens.Tokens(behind.signing)),
+        *fal_uploads.entries(fal_uploads.FalUploads(behind.uploads, auth, public)),
+        *fal_files.entries(fal_files.FalFiles(behind.files, auth, public)),
+        *fal_webhooks.entries(webhooks),
+        *fal_proxy.entries(),
+        *queued_requests.entries(behind.jobs, webhooks),
+    ]
+
+
+def _realtime(settings: Settings, auth: Auth, behind: Durable, tokens: fal_tokens.Tokens) -> RealtimeDoor:
+    limits = Limits(settings.server.max_body_bytes)
+    return RealtimeDoor(behind.apps, auth, tokens, limits, settings.server.public_url)
 
 
 def _operators(behind: Operators, public: bool) -> list[Entry]:

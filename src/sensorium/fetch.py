@@ -13,7 +13,7 @@ from sensorium.errors import AddressRefused, BadRequest
 if TYPE_CHECKING:
     import aiohttp
 
-BYTE_CAP = 20 * 1024 * 1024
+BYTE_CAP = 32 * 1024 * 1024
 WAIT_S = 10.0
 REDIRECTS = 3
 _MOVED = (301, 302, 303, 307, 308)

@@ -20,6 +20,7 @@ DOORS = (
     ("POST /v1/audio/speech, /transcriptions, /synthesize", "speak, listen", "OpenAI, NVIDIA"),
     ("POST /v1/video/<org>/<model>", "film", "NVIDIA genai"),
     ("POST /v1/media/<operation>", "all of these", ""),
+    ("POST /fal/run/<app>, /fal/queue/<app>", "all of these", "fal"),
     ("GET  /v1/models", "what there is", "OpenAI"),
     ("GET  /v1/status, /metrics, /healthz, /readyz", "state", ""),
 )
@@ -54,15 +55,15 @@ def required(text: str) -> list[str]:
     return names
 
 
-def overview(address: str, routes: Sequence[Route], told: Sequence[Standing], token: bool, log: Path) -> str:
-    """The start-up table as text. `address` is the hub's base URL, `told` its modalities, `log` the file that gets a line per call."""
-    lines = [f"Sensorium serves {address}", "", "doors"]
+def overview(places: Sequence[str], routes: Sequence[Route], told: Sequence[Standing], token: bool, log: Path) -> str:
+    """The start-up table as text. `places` are the hub's base URLs, `told` its modalities, `log` the file that gets a line per call."""
+    lines = [f"Sensorium serves {' and '.join(places)}", "", "doors"]
     lines += columns([(f"  {path}", does, dialect) for path, does, dialect in DOORS])
     lines += ["", "models"]
     lines += columns([(f"  {'any name' if route.open else route.id}", route.modality, _said(route)) for route in routes])
     lines += ["", "modalities", *modalities(told)]
     lines += ["", "callers"]
-    lines += [f'  export MAC_HUB_URL="{address}"']
+    lines += [f'  export MAC_HUB_URL="{places[0]}"']
     lines += [
         '  export MAC_API_TOKEN="..."   # the token this hub was started with'
         if token

@@ -9,19 +9,24 @@ from typing import Any
 
 from sensorium.apps.app import App, Output, Task, UnknownApp
 from sensorium.errors import Busy
+from sensorium.routing.call import Call, Where
+from sensorium.routing.origin import ORIGIN, Origin
+from sensorium.routing.terms import laid_on
 from sensorium.wire.fal_errors import Refused, detail
 
 
 class Echo:
     """The app `t/rt`. It answers its input, or does what that says: `wait` for a word of the test, `busy`, `refuse`, `break`.
 
-    `ran` are the tasks so far. `waiting` and `cancelled` are set when one waits, and when it is ended by its caller's leaving.
+    `ran` are the tasks so far, `under` the origins and the places (`x-sensorium-where`) of their calls. `waiting` and `cancelled` are set
+    when one waits, and when it is ended by its caller's leaving.
     """
 
     id = "t/rt"
 
     def __init__(self) -> None:
         self.ran: list[Task] = []
+        self.under: list[tuple[Origin | None, Where]] = []
         self.waiting, self.cancelled = threading.Event(), threading.Event()
         self.go_on = threading.Event()
 
@@ -32,6 +37,7 @@ class Echo:
 
     async def run(self, task: Task) -> Output:
         self.ran.append(task)
+        self.under.append((ORIGIN.get(), laid_on(Call(task.id, "echo", "chat", ("openai",), "/echo", {}), "any", 0.0).where))
         given: dict[str, Any] = task.input
         if given.get("do") == "wait":
             await self._wait()
@@ -41,7 +47,7 @@ class Echo:
             raise Refused([detail("prompt", "Field required", "missing")])
         elif given.get("do") == "break":
             raise ZeroDivisionError("s3cret words of a prompt")
-        return Output({"echo": given, "path": task.path, "caller": task.caller})
+        return Output({"echo": given, "path": task.path, "caller": task.caller}, headers={"x-sensorium-source": "toy"})
 
     async def _wait(self) -> None:
         self.waiting.set()

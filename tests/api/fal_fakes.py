@@ -163,7 +163,7 @@ class FakeQueue:
     async def changed(self, request: Request, seconds: float) -> Request:
         self.held.append(seconds)
         self._loop = asyncio.get_running_loop()
-        if self.steps is not None and not request.done:
+        if self.steps is not None and not request.done and self._same(request):
             await self._step(request, self.steps)
         elif self.at_once is False and self._same(request):
             self._moved = asyncio.Event()

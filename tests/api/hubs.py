@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from sensorium import app, doors
+from sensorium import app, doors, durable
 from sensorium.api.router import Router
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.routing.call import Record, Route, Where
@@ -162,7 +162,7 @@ def over(
     configured = configured or Settings()
 
     with tempfile.TemporaryDirectory() as folder, closing(Database(Path(folder))) as database:
-        jobs = app.queue(configured, dispatch, database, Path(folder))
+        jobs = durable.queue(configured, dispatch, database, Path(folder))
         router = doors.router(configured, dispatch, dict, jobs)
 
         with serving(living(router, jobs, sending)) as base:

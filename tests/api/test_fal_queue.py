@@ -93,8 +93,15 @@ def test_a_submission_without_wishes_has_none(place: Place) -> None:
 BAD_HEADERS = {
     "X-Fal-Request-Timeout": ["soon", "0", "0.1", "-3", "nan", "inf", "1e99"],
     "X-Fal-Queue-Priority": ["high"],
-    "X-Fal-Object-Lifecycle-Preference": ["{", "[]", "7", '{"expiration_duration_seconds": "1h"}', '{"initial_acl": {"default": "may"}}'],
-    "X-Fal-Runner-Hint": ["x" * 300, "na\xefve"],
+    "X-Fal-Object-Lifecycle-Preference": [
+        "{",
+        "[]",
+        "7",
+        '{"initial_acl": "' + "x" * 20_000 + '"}',
+        '{"expiration_duration_seconds": "1h"}',
+        '{"initial_acl": {"default": "may"}}',
+    ],
+    "X-Fal-Runner-Hint": ["x" * 300, "x" * 30_000, "na\xefve"],
     "Idempotency-Key": ["k" * 256, "na\xefve"],
 }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,12 +22,11 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidS
 from websockets.sync.client import connect
 
 from sensorium.api import fal_tokens
-from sensorium.api.auth import Principal
-from sensorium.api.fal_realtime import Inbox, Limits, RealtimeDoor
+from sensorium.api.auth import Auth
+from sensorium.api.fal_realtime import Inbox, Limits, Line, RealtimeDoor
 from sensorium.api.fal_tokens import Tokens
 from sensorium.api.router import Router
-from sensorium.api.visit import Visit
-from sensorium.errors import Unauthorized
+from sensorium.errors import Cancelled
 from sensorium.store.signing import Signing
 from sensorium.wire import fal_errors
 from sensorium.wire.fal_tokens import Wanted
@@ -36,12 +36,6 @@ from tests.store.vaults import opened
 
 KEY = "kid:ksecret"
 HEADERS = {"Authorization": f"Key {KEY}"}
-
-
-def authenticate(visit: Visit) -> Principal:
-    if visit.header("authorization") != f"Key {KEY}":
-        raise Unauthorized("no token was sent with this call")
-    return Principal("bob")
 
 
 class Site:
@@ -59,27 +53,25 @@ class Site:
 
 
 @contextmanager
-def hub(folder: Path, **limits: Any) -> Iterator[Site]:
+def hub(folder: Path, *, keys: bool = True, **limits: Any) -> Iterator[Site]:
     clock = [time.time()]
     with opened(folder) as vault:
         tokens = Tokens(Signing(vault), lambda: clock[0])
         app = Echo()
-        door = RealtimeDoor(OneApp(app), authenticate, tokens, Limits(**{"message": 4096, **limits}))
-        router = Router(fal_tokens.entries(tokens), authenticate, lambda path: fal_errors.error, 4096)
-
+        auth = Auth(None, {"bob": KEY} if keys else {})
+        door = RealtimeDoor(OneApp(app), auth, tokens, Limits(**{"message": 4096, **limits}))
         numbers, reads = count(1), SimpleQueue[int]()
 
-        async def whole(scope: Any, receive: Any, send: Any) -> None:
+        async def sockets(scope: Any, receive: Any, send: Any) -> None:
             async def counted() -> Any:
                 reads.put(next(numbers))
                 return await receive()
 
-            if scope["type"] == "websocket":
-                await door(scope, counted, send)
-            else:
-                await router(scope, receive, send)
+            await door(scope, counted, send)
 
-        with serving(whole, websockets=True, most_message=8192) as base:
+        router = Router(fal_tokens.entries(tokens), auth, lambda path: fal_errors.error, 4096, sockets=sockets)
+
+        with serving(router, websockets=True, most_message=8192) as base:
             yield Site(base, app, tokens, clock, reads)
 
 
@@ -104,8 +96,12 @@ def ask(line: Any, **arguments: Any) -> Any:
 
 
 def told(line: Any) -> Any:
-    frame = line.recv(timeout=10)
-    return json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+    """The next result or error; what the clients pass over is passed over."""
+    while True:
+        frame = line.recv(timeout=10)
+        said = json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+        if said.get("type") != "x-fal-message":
+            return said
 
 
 def ended(line: Any) -> tuple[int, str]:
@@ -161,6 +157,15 @@ def test_the_asynchronous_client(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(talk())["echo"] == {"prompt": "a"}
 
 
+def test_who_answered_follows_each_result(site: Site) -> None:
+    with connect(site.url(), additional_headers=HEADERS) as line:
+        line.send(msgpack.packb({}))
+        assert isinstance(line.recv(timeout=10), bytes)
+        said = json.loads(line.recv(timeout=10))
+    assert (said["type"], said["action"], said["request_id"]) == ("x-fal-message", "timings", site.app.ran[0].id)
+    assert said["timing"] >= 0 and said["headers"] == {"x-sensorium-source": "toy"}
+
+
 def test_what_cannot_be_read_is_told_and_the_connection_goes_on(site: Site) -> None:
     with connect(site.url(), additional_headers=HEADERS) as line:
         line.send("text")
@@ -198,6 +203,19 @@ def test_an_unknown_caller_is_told_as_both_clients_look_for_it(site: Site) -> No
             closed, reason = ended(line)
             assert closed == 1008 and said["reason"].startswith(reason)
     assert site.app.ran == []
+
+
+def test_pages_of_other_sites_and_other_names_do_not_reach_a_hub_without_a_token(tmp_path: Path) -> None:
+    with hub(tmp_path, keys=False) as site:
+        with connect(site.url(), origin="http://localhost:3000") as line:  # type: ignore[arg-type]
+            assert ask(line)["caller"] == "local"
+        with connect(site.url(), origin="https://evil.example") as line:  # type: ignore[arg-type]
+            assert told(line)["error"] == "FORBIDDEN"
+            assert ended(line)[0] == 1008
+        port = int(site.base.rpartition(":")[2])
+        with connect(site.url().replace("127.0.0.1", "evil.example"), sock=socket.create_connection(("127.0.0.1", port))) as line:
+            assert told(line)["error"] == "FORBIDDEN"
+    assert len(site.app.ran) == 1
 
 
 def test_a_token_is_for_its_apps_and_its_time(site: Site) -> None:
@@ -244,6 +262,31 @@ def test_the_work_ends_when_the_peer_leaves(site: Site) -> None:
     assert len(site.app.ran) == 1
 
 
+def test_a_hub_that_stops_says_so_and_ends_the_work(tmp_path: Path) -> None:
+    with ExitStack() as running:
+        site = running.enter_context(hub(tmp_path))
+        with connect(site.url(), additional_headers=HEADERS) as line:
+            line.send(msgpack.packb({"do": "wait"}))
+            assert site.app.waiting.wait(10)
+            running.close()
+            assert site.app.cancelled.is_set()
+            assert ended(line)[0] == 1012
+
+
+def test_each_message_is_a_request_of_its_own_under_the_terms_of_the_handshake(site: Site) -> None:
+    terms = {"x-sensorium-where": "local_only", "x-mac-agent-id": "agent7"}
+    with connect(site.url(), additional_headers=HEADERS | terms) as line:
+        ask(line)
+        ask(line)
+    origins = [origin for origin, _ in site.app.under if origin is not None]
+    assert [(one.caller, one.door, one.attribution, one.over) for one in origins] == [("bob", "/fal/run/*", {"agent": "agent7"}, True)] * 2
+    assert [one.id for one in origins] == [task.id for task in site.app.ran]
+    assert [where for _, where in site.app.under] == ["local_only"] * 2
+    with connect(site.url(), additional_headers=HEADERS | {"x-sensorium-where": "moon"}) as line:
+        assert "x-sensorium-where" in told(line)["reason"]
+        assert ended(line)[0] == 1008
+
+
 def test_answers_come_in_order_and_nothing_is_lost_without_a_number(site: Site) -> None:
     with connect(site.url(), additional_headers=HEADERS) as line:
         for number in range(200):
@@ -279,11 +322,12 @@ def test_one_connection_too_many_is_told_to_come_back(tmp_path: Path) -> None:
         assert ask(first, a=2)["echo"] == {"a": 2}
 
 
-def test_tokens_are_in_no_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_tokens_are_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    token = site.token()
-    with connect(site.url(fal_jwt_token=token)) as line:
-        ask(line)
+    with hub(tmp_path) as site:
+        token = site.token()
+        with connect(site.url(fal_jwt_token=token)) as line:
+            ask(line)
     assert "WS '/fal/run/t/rt/realtime' by ann" in caplog.text
     assert token not in "".join(record.getMessage() for record in caplog.records if not record.name.startswith("websockets.client"))
 
@@ -313,3 +357,15 @@ def test_an_inbox_that_drops_nothing_makes_the_reader_wait() -> None:
         return [*taken, await inbox.take(), await inbox.take()]
 
     assert asyncio.run(talk()) == [b"1", b"2", b"3"]
+
+
+def test_a_peer_that_takes_nothing_is_gone() -> None:
+    async def send(message: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def broken(message: Any) -> None:
+        raise RuntimeError("Unexpected ASGI message")
+
+    for sending in (send, broken):
+        with pytest.raises(Cancelled):
+            asyncio.run(Line(None, sending, 0.01).tell(b"result"))  # type: ignore[arg-type]

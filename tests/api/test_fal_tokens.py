@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sensorium.api.auth import Auth
-from sensorium.api.fal_tokens import Tokens, entries
-from sensorium.api.router import Router
+from sensorium.api.fal_tokens import TokenAuth, Tokens, entries
+from sensorium.api.router import Entry, Router
+from sensorium.api.visit import Visit
 from sensorium.errors import Unauthorized
 from sensorium.store.signing import Signing
 from sensorium.wire import fal_errors
@@ -21,6 +22,10 @@ from tests.serving import serving
 from tests.store.vaults import Clock, opened
 
 BEARER = {"authorization": "Bearer t0ken"}
+
+
+async def name(visit: Visit) -> None:
+    await visit.answer(json.dumps(visit.caller).encode())
 
 
 class Made:
@@ -36,7 +41,8 @@ def made(tmp_path: Path) -> Iterator[Made]:
     clock = Clock()
     with opened(tmp_path) as vault:
         tokens = Tokens(Signing(vault), clock)
-        router = Router(entries(tokens), Auth("t0ken"), lambda path: fal_errors.error, 4096)
+        routes = [*entries(tokens), *(Entry("POST", path, name, fal_errors.error) for path in ("/fal/run/*", "/fal/rest/else"))]
+        router = Router(routes, TokenAuth(Auth("t0ken"), tokens), lambda path: fal_errors.error, 4096)
         with serving(router) as base:
             yield Made(Hub(base, []), tokens, clock)
 
@@ -86,3 +92,22 @@ def test_tokens_outlive_the_process_and_end_with_their_signing_key(tmp_path: Pat
         vault.rotate("hub-signing", "0" * 64, who="tester")
         with pytest.raises(Unauthorized):
             Tokens(Signing(vault)).principal_of(token, "rt")
+
+
+@pytest.mark.parametrize("path", ["/fal/run/t/rt/stream", "/fal/run/t/rt/sub/stream/", "/fal/run/workflows/own/rt/stream"])
+def test_a_token_in_the_url_opens_the_streams_of_its_app(made: Made, path: str) -> None:
+    token = made.tokens.made("ann", Wanted(("rt",), 60))
+    assert made.ask(f"{path}?fal_jwt_token={token}", headers={}) == (200, "ann")
+    assert made.ask(path) == (200, "token")
+    assert made.ask(f"{path}?fal_jwt_token={token[:-1]}")[0] == 401, "a bad token is not made good by a key beside it"
+    made.clock.now += 60
+    assert made.ask(f"{path}?fal_jwt_token={token}", headers={})[0] == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/fal/run/t/rt", "/fal/run/t/other/stream", "/fal/rest/else", "/fal/rest/tokens/", "/fal/run/t/rt/stream/sub", "/fal/run/stream"],
+)
+def test_it_opens_nothing_else(made: Made, path: str) -> None:
+    token = made.tokens.made("ann", Wanted(("rt",), 60))
+    assert made.ask(f"{path}?fal_jwt_token={token}", headers={})[0] == 401

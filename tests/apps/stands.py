@@ -11,12 +11,13 @@ from typing import Any
 
 from sensorium.apps.app import Output, Task
 from sensorium.apps.registry import Apps
-from sensorium.errors import NotFound
+from sensorium.errors import BodyTooLarge, NotFound
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.routing.payload import payload
+from sensorium.store.database import StoreUnavailable
 from sensorium.wire import sse
 from sensorium.wire.fal_errors import Refused
 from sensorium.wire.lifecycle import KEPT, Lifecycle
@@ -41,13 +42,13 @@ class Store:
 
     def __init__(self, full_after: int = 100) -> None:
         self.files: dict[str, Stored] = {}
-        self.full_after = full_after
+        self.full_after, self.broken = full_after, False
 
     def put(
         self, data: bytes, *, owner: str, content_type: str, name: str, request: str | None = None, lifecycle: Lifecycle = KEPT
     ) -> Stored:
         if len(self.files) >= self.full_after:
-            raise NotFound("the store is full")
+            raise BodyTooLarge("the store is full")
         made = Stored(f"key{len(self.files)}", owner, request, content_type, name, lifecycle, data)
         self.files[made.key] = made
         return made
@@ -55,12 +56,16 @@ class Store:
     def url(self, file: Stored, base_url: str) -> str:
         return f"{base_url}{LINKS}sig/{file.key}.bin"
 
-    def own(self, url: str, caller: str) -> tuple[bytes, str] | None:
+    def own(self, url: str, caller: str, most: int | None = None) -> tuple[bytes, str] | None:
         if LINKS not in url:
             return None
         found = self.files.get(url.rpartition("/")[2].partition(".")[0])
         if found is None or found.owner != caller:
             raise NotFound("there is no such file, or its time is over")
+        if most is not None and len(found.data) > most:
+            raise BodyTooLarge("the file is too large")
+        if self.broken:
+            raise StoreUnavailable("the disk is gone")
         return found.data, found.content_type
 
     def discard(self, keys: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sensorium.apps.app import UnknownApp
-from sensorium.errors import Forbidden, NotFound, UpstreamFailed, UpstreamRefused
+from sensorium.errors import BodyTooLarge, Forbidden, UpstreamFailed, UpstreamRefused
 from sensorium.routing.call import Call, Route
 from sensorium.wire.fal_errors import Refused
 from sensorium.wire.lifecycle import Lifecycle
@@ -221,7 +221,7 @@ def test_a_service_that_speaks_openai() -> None:
 def test_nothing_stays_of_a_run_that_fails() -> None:
     running = bench()
     running.store.full_after = 2
-    with pytest.raises(NotFound, match="full"):
+    with pytest.raises(BodyTooLarge, match="full"):
         running.run(SCHNELL, CUBE | {"num_images": 4})
     assert running.store.files == {}
     assert running.lines[-1] == "failed: the store is full"

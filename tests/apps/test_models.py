@@ -7,18 +7,19 @@ import json
 from typing import Any
 
 import pytest
+from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from sensorium.apps.app import UnknownApp
 from sensorium.apps.models import KINDS
 from sensorium.apps.openapi import ORDER
-from sensorium.errors import AddressRefused, BadRequest, UpstreamFailed
+from sensorium.errors import AddressRefused, BadRequest, BodyTooLarge, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.wire import multipart
 from sensorium.wire.fal_errors import Refused
 from tests.api.hubs import form_of
-from tests.apps.stands import BASE, Bench, Says, events
+from tests.apps.stands import BASE, Bench, Says, Store, events
 from tests.apps.test_drawing import TOY, TOY_DEV, drawing, picture
 from tests.apps.test_nemotron import TOYS, USAGE
 from tests.routing.hosted import chat, image, provider
@@ -30,7 +31,7 @@ MP4 = b"\x00\x00\x00\x18ftypisom" + bytes(16)
 
 
 def of(modality: str, id: str, dialect: str = "openai", at: Any = THERE) -> Route:
-    return Route(id, modality, dialect, frozenset(), at, id)  # type: ignore[arg-type]
+    return Route(id, modality, dialect, frozenset({"text", "vision"}), at, id)  # type: ignore[arg-type]
 
 
 def answers(body: Any, media: str = "application/json") -> Any:
@@ -95,6 +96,13 @@ def test_chat_inputs_that_are_refused(given: dict[str, Any], loc: str, kind: str
     assert running.models.sent == []
 
 
+def test_a_picture_for_a_model_that_cannot_see() -> None:
+    running = Bench([chat("meta/llama", THERE, {"text"})], talking)
+    (found,) = running.refused("meta/llama", {"prompt": "a", "image_url": f"data:image/png;base64,{picture()}"})
+    assert (found["loc"], found["type"]) == (["body", "image_url"], "feature_not_supported")
+    assert "needs vision" in found["msg"]
+
+
 def test_pictures_are_the_models_own_choice_where_nothing_is_said() -> None:
     running = Bench([image("stabilityai/sd3", THERE)], drawing)
     made = running.run("stabilityai/sd3", {"prompt": "a cube", "seed": 3, "style_preset": "none"})
@@ -136,6 +144,12 @@ def test_speech_becomes_a_file() -> None:
     assert running.models.sent == [{"input": "Hello", "voice": "nova", "response_format": "wav", "model": "tts-1"}]
 
 
+def test_a_store_that_is_full_is_no_fault_of_the_input() -> None:
+    running = Bench([of("speech", "tts-1")], answers(WAVE, "audio/wav"), Store(full_after=0))
+    with pytest.raises(BodyTooLarge, match="the store is full"):
+        running.run("models/tts-1", {"text": "Hello"})
+
+
 def heard(running: Bench, url: str) -> list[multipart.Part]:
     assert running.run("models/whisper", {"audio_url": url, "language": "en"}).body == {"text": "hello"}
     return form_of(running.models.sent[-1])
@@ -156,7 +170,7 @@ def test_sounds_are_written_down_wherever_they_are() -> None:
     [
         (AddressRefused("10.0.0.1:80 is not called: it is an address of a private network"), "file_download_error"),
         (BadRequest("the picture could not be fetched from example.org: ClientConnectorError"), "file_download_error"),
-        (BadRequest("the picture has more than 20971520 bytes, which is all that is fetched"), "file_too_large"),
+        (BadRequest("the picture has more than 33554432 bytes, which is all that is fetched"), "file_too_large"),
     ],
 )
 def test_sounds_that_cannot_be_had(reason: Exception, kind: str) -> None:
@@ -293,6 +307,38 @@ def test_the_description_is_openapi_and_true(endpoint: str) -> None:
     if schemas[name].get("required"):
         missing = [found["loc"] for found in running.refused(endpoint, {})]
         assert missing == [["body", field] for field in schemas[name]["required"]]
+
+
+def picturing(call: Call, route: Route) -> Says:
+    """Every model at once: what each modality answers."""
+    said: dict[str, Any] = {
+        "embed": {"data": [{"embedding": [1.0, 2.5]}]},
+        "rerank": {"results": [{"index": 0, "relevance_score": 0.9}], "rankings": [{"index": 0, "logit": 0.0}]},
+        "transcribe": {"text": "hello"},
+        "video": {"artifacts": [{"base64": base64.b64encode(MP4).decode()}]},
+    }
+    if route.modality == "chat":
+        return talking(call, route)
+    if route.modality == "speech":
+        return Says(WAVE, "audio/wav")
+    if route.modality == "image" and route.dialect == "openai":
+        return Says(json.dumps({"data": [{"b64_json": picture()}]}).encode())
+    return drawing(call, route) if route.modality == "image" else Says(json.dumps(said[route.modality]).encode())
+
+
+@pytest.mark.parametrize("endpoint", [one.endpoint for one in Bench(ALL, talking).apps.entries()])
+@pytest.mark.parametrize("embedded", [False, True])
+def test_what_is_made_is_what_is_described(endpoint: str, embedded: bool) -> None:
+    running = Bench(ALL, picturing)
+    app, path = running.apps.find(endpoint)
+    sound = f"data:audio/wav;base64,{base64.b64encode(WAVE).decode()}"
+    asked = {"prompt": "a red cube", "image_url": f"data:image/png;base64,{picture()}", "audio_url": sound, "text": "Hello"}
+    made = running.run(endpoint, asked | {"input": "a", "query": "b", "documents": ["c"], "sync_mode": embedded}).body
+    described = app.openapi(path, BASE)
+    responses = described["paths"][f"/run/{endpoint}"]["post"]["responses"]["200"]
+    schema = {"allOf": [responses["content"]["application/json"]["schema"]], "components": described["components"]}
+    OAS30Validator(schema).validate(made)
+    assert set(described["components"]["schemas"][schema["allOf"][0]["$ref"].rpartition("/")[2]]["properties"]) == set(made)
 
 
 def test_the_descriptions_of_fals_own_apps_have_fals_fields() -> None:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from sensorium.apps.app import Task, UnknownApp
 from sensorium.apps.nemotron import ID, MOST_STEPS, STAGES, NemotronDiffusionVLMInput, scheduled
 from sensorium.apps.reading import read
-from sensorium.errors import AddressRefused, UpstreamFailed
+from sensorium.errors import AddressRefused, SensoriumError, UpstreamFailed
 from sensorium.routing.call import Call, Route
+from sensorium.routing.repeat import verdict
+from sensorium.store.database import StoreUnavailable
 from sensorium.wire.fal_errors import Refused
 from tests.apps.stands import BASE, Bench, Says, events, gathered
 from tests.routing.hosted import chat, provider
@@ -293,10 +295,12 @@ def test_the_total_is_never_less_than_its_parts(timings: dict[str, Any]) -> None
 @given(st.lists(st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable()), max_size=12))
 def test_a_stream_grows_and_ends_with_everything(pieces: list[str]) -> None:
     running = bench(model=lambda call, route: events(*pieces, usage=USAGE, timings=TIMINGS))
-    bodies = [output.body for output in running.outputs(ID, ASKED)]
+    outputs = running.outputs(ID, ASKED)
+    bodies = [output.body for output in outputs]
     texts = [body["output"] for body in bodies]
     assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
     assert all(set(body) == {"output"} for body in bodies[:-1])
+    assert all(output.headers == outputs[-1].headers for output in outputs)
     assert (texts[-1], set(bodies[-1])) == ("".join(pieces), {"output", "usage", "timings"})
     assert len(bodies) == len(pieces) + 1
 
@@ -339,6 +343,14 @@ def test_a_file_of_ours_that_is_gone_or_another_callers() -> None:
         assert (found["type"], found["input"]) == ("file_download_error", url)
         assert running.lines[1] == "image_url: there is no such file, or its time is over"
     assert running.models.sent == []
+
+
+def test_a_store_that_cannot_be_read_is_no_fault_of_the_input() -> None:
+    running = bench()
+    url = running.store.url(running.store.put(b"x", owner="alice", content_type="image/png", name="a.png"), BASE)
+    running.store.broken = True
+    with pytest.raises(StoreUnavailable):
+        running.run(ID, ASKED | {"image_url": url})
 
 
 def test_a_file_that_is_too_large_is_refused_before_the_call() -> None:
@@ -389,6 +401,28 @@ def test_an_address_that_may_not_be_called() -> None:
     assert (found["type"], found["loc"]) == ("file_download_error", ["body", "image_url"])
     assert found["msg"] == "Failed to download the file. Please check if the URL is accessible and try again."
     assert running.lines[1] == "image_url: 127.0.0.1:9 is not called: it is this machine itself"
+
+
+def test_a_run_of_the_queue_is_told_apart_and_not_repeated_by_the_hub() -> None:
+    running = bench()
+    running.run(ID, ASKED)
+    running.run(ID, ASKED, attempt=3)
+    assert [(call.attempt, call.repeatable) for call in running.models.calls] == [(None, True), (("r1", 3), False)]
+
+
+@pytest.mark.parametrize(
+    ("model", "cause"),
+    [
+        (lambda call, route: events("The", reason=None, done=False), "server_error"),
+        (lambda call, route: Says(b'{"error": {"message": "over"}}', status=503), "server_error"),
+        (lambda call, route: Says(b'{"error": {"message": "full"}}', status=429), "busy"),
+        (lambda call, route: Says(b'{"error": {"message": "no"}}', status=422), "final"),
+    ],
+)
+def test_what_a_failure_means_for_a_later_run(model: Any, cause: str) -> None:
+    with pytest.raises(SensoriumError) as caught:
+        bench(model=model).run(ID, ASKED, attempt=1)
+    assert verdict(caught.value) == cause
 
 
 def test_it_has_no_sub_paths() -> None:

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -64,6 +65,12 @@ class Site:
         else:
             await _json(send, 404, {"error": {"message": f"no {path} here"}})
 
+    def _size(self, url: str) -> str:
+        """The size of a picture: a data: URL, or a page of this site."""
+        data = self.pages[urlsplit(url).path][1] if url.startswith("http") else base64.b64decode(url.partition(";base64,")[2])
+        with Image.open(io.BytesIO(data)) as picture:
+            return f"{picture.width} x {picture.height}"
+
     async def _told(self, event: str, fact: Callable[[], Any], send: Any) -> None:
         """Answer once the event is there."""
         try:
@@ -79,7 +86,7 @@ class Site:
         if prompt == FAIL:
             await _json(send, 500, {"error": {"message": "it failed on purpose", "code": "broken"}})
             return
-        pieces = (_size(image),) if prompt == SIZE else ANSWER
+        pieces = (self._size(image),) if prompt == SIZE else ANSWER
         gate = prompt.removeprefix(WAIT) if prompt.startswith(WAIT) else ""
         streams = bool(asked.get("stream"))
         if streams:
@@ -120,11 +127,6 @@ def _question(asked: dict[str, Any]) -> tuple[str, str]:
     texts = [part["text"] for part in content if part["type"] == "text"]
     images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
     return texts[-1], images[-1] if images else ""
-
-
-def _size(url: str) -> str:
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(";base64,")[2]))) as picture:
-        return f"{picture.width} x {picture.height}"
 
 
 def _frame(chunk: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from tests.hub_process import ROOT, hub_environment, running_hub
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
 LARGE = 101 * 1024 * 1024
+# The client leaves the connections open that it uploads with.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 names = (f"py{number}" for number in itertools.count())
 HTTPError = fal_client.client.FalClientHTTPError
 
@@ -265,9 +267,13 @@ def test_a_model_that_fails(client: fal_client.SyncClient) -> None:
 # ---- streams
 
 
-def test_stream(client: fal_client.SyncClient) -> None:
-    events = list(client.stream(APP, asked()))
-    assert (events[0], events[-1]["output"], "usage" in events[-1]) == ({"output": ANSWER[0]}, WHOLE, True)
+def test_stream(client: fal_client.SyncClient, here: Rig) -> None:
+    gate = next(names)
+    stream = client.stream(APP, asked(WAIT + gate))
+    assert next(stream) == {"output": ANSWER[0]}
+    site(here, f"/gate/{gate}", "POST")
+    *_, last = stream
+    assert (last["output"], set(last)) == (WHOLE, {"output", "usage", "timings"})
 
     async def work(client: fal_client.AsyncClient) -> list[Any]:
         return [event async for event in client.stream(APP, asked())]

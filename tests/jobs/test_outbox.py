@@ -54,11 +54,19 @@ def test_it_is_written_with_the_end_of_the_request_or_not_at_all(held: Held) -> 
     assert held.of("r-1").state is State.WAITING
 
 
-def test_a_request_has_one_notification_however_often_it_is_written(held: Held) -> None:
+def test_a_request_that_ends_again_is_told_under_another_id(held: Held) -> None:
     held.end("r-1")
     first = held.of("r-1")
-    held.end("r-1", url="https://b.example/")
-    assert held.of("r-1") == first
+    held.outbox.failed(first, BROKEN, held.clock() + 5)
+    held.clock.now += 60
+    held.end("r-1")
+    second = held.of("r-1")
+    assert (second.state, second.tries, second.due_at, second.created_at) == (State.WAITING, 0, held.clock(), first.created_at)
+    assert second.webhook_id != first.webhook_id
+    held.outbox.delivered(first, TAKEN)  # of the first end, which was under way
+    assert held.of("r-1").state is State.WAITING
+    held.outbox.delivered(second, TAKEN)
+    assert held.of("r-1").state is State.DELIVERED
 
 
 def test_ids_of_notifications_can_be_signed(held: Held) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.errors import SettingsError
 from sensorium.jobs.outbox import Outbox
-from sensorium.jobs.webhook_keys import AHEAD_S, KEPT_S, Keys, callers_secrets
+from sensorium.jobs.webhook_keys import AHEAD_S, KEPT_S, Keys
 from sensorium.store.database import Database
 from sensorium.store.masterkey import KeyFile
 from sensorium.store.signing import Signing
@@ -88,12 +87,3 @@ def test_keys_outlive_the_process(tmp_path: Path) -> None:
     with closing(Database(tmp_path)) as database:
         after = Held(database, tmp_path)
         assert (after.keys.seed(), after.keys.published()) == (seed, published)
-
-
-def test_callers_secrets_that_are_none_are_named_not_repeated() -> None:
-    good = "whsec_" + "QUJDRA" * 6
-    assert callers_secrets({"ann": good}) == {"ann": webhook.secret_bytes(good)}
-    with pytest.raises(SettingsError) as caught:
-        callers_secrets({"ann": good, "bob": "hunter2", "eve": "whsec_abc"})
-    assert [problem.partition(".webhook_secret_env")[0] for problem in caught.value.problems] == ["callers.bob", "callers.eve"]
-    assert "hunter2" not in str(caught.value)

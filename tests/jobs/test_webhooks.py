@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,10 +28,11 @@ from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import KeyFile
 from sensorium.store.signing import Signing
 from sensorium.store.vault import Vault
-from sensorium.wire.webhook import Ended
-from tests.receivers import Answer, Receiver, fals_recipe, receiving
+from sensorium.wire.webhook import Ended, secret_bytes
+from tests.receivers import Answer, Receiver, fals_recipe, receiving, standard_package
 
 BROKEN = Answer(500, body=b"out of order")
+SECRET = "whsec_" + "QUJDRA" * 6
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -188,7 +189,10 @@ def test_a_receiver_that_is_down_is_asked_fifteen_times_in_two_days(tmp_path: Pa
         await world.rest()
         for _ in DELAYS_S:
             await world.next_try(receiver)
-            assert fals_recipe(receiver.got[-1].headers, receiver.got[-1].body, keys_of(world), world.time())
+            got = receiver.got[-1]
+            for late in (0, 300, -300):
+                assert fals_recipe(got.headers, got.body, keys_of(world), world.time() + late)
+                assert standard_package(SECRET, got.headers, got.body, world.time() + late)
         expected = [began + int(sum(DELAYS_S[:tries])) for tries in range(len(DELAYS_S) + 1)]
         assert times(receiver) == expected
         notification, tries = world.log("r-1")
@@ -199,7 +203,7 @@ def test_a_receiver_that_is_down_is_asked_fifteen_times_in_two_days(tmp_path: Pa
         await world.rest()
 
     with receiving(BROKEN) as receiver:
-        deliver(tmp_path, work, receiver)
+        deliver(tmp_path, work, receiver, secrets={"ann": secret_bytes(SECRET)})
     assert len(receiver.got) == 15
     assert len({got.headers["webhook-id"] for got in receiver.got}) == 1
     assert len({got.body for got in receiver.got}) == 1
@@ -432,6 +436,52 @@ def test_an_endpoint_that_is_down_gets_one_probe_a_minute_and_all_when_it_is_bac
         deliver(tmp_path, work, down, receiver)
 
 
+class Slow(Outbox):
+    """A database whose rows take a while to arrive, once `held` is there: they were read before that."""
+
+    held: threading.Event | None = None
+
+    def first(self, places: Collection[str], most: int) -> dict[str, list[Notification]]:
+        rows = super().first(places, most)
+        if self.held is not None:
+            self.held.wait(20)
+        return rows
+
+
+def test_a_row_that_was_read_before_its_try_ended_is_not_sent_again(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        assert isinstance(world.outbox, Slow)
+        gate = asyncio.Event()
+
+        async def payload(id: str) -> Ended | None:
+            await gate.wait()
+            return await result(id)
+
+        world.payload = payload
+        world.end("r-1", f"{receiver.base}/hook?1")
+        await world.time.sleeping(lambda: world.hooks.in_flight == 1)
+        world.outbox.held = threading.Event()
+        world.end("r-2", f"{receiver.base}/hook?2")
+        gate.set()
+        while world.hooks.in_flight:
+            await asyncio.sleep(0)
+        world.outbox.held.set()
+        while world.state("r-2") is State.WAITING:
+            await world.time.sleeping(lambda: True)
+        await asyncio.sleep(0)
+        assert sorted(got.path for got in receiver.got) == ["/hook?1", "/hook?2"]
+
+    async def beside() -> None:
+        with closing(Database(tmp_path)) as database:
+            world = World(database, tmp_path)
+            world.way = Way(allow=[receiver.base.removeprefix("http://")])
+            world.outbox = Slow(database, world.time)
+            await during(world, work)
+
+    with receiving() as receiver:
+        asyncio.run(beside())
+
+
 class Dying(Outbox):
     """A database that cannot be written from the moment on that something is sent."""
 
@@ -576,7 +626,7 @@ def test_a_request_that_is_known_no_more_ends_it(tmp_path: Path) -> None:
         world.end("r-1", f"{receiver.base}/hook")
         await world.rest()
         assert world.state("r-1") is State.GIVEN_UP
-        assert world.log("r-1")[1][0].error == "the request is known no more"
+        assert world.log("r-1")[1][0].error == "the request runs again, or is known no more"
 
     with receiving() as receiver:
         deliver(tmp_path, work, receiver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,3 +70,22 @@ def test_the_official_client_calls_and_streams(client: tuple[Any, Place]) -> Non
     with pytest.raises(fal_client.client.FalClientHTTPError) as broken:
         fal.run(ECHO, {"prompt": "x"})
     assert (broken.value.status_code, broken.value.error_type, len(place.app.tasks)) == (500, "runner_server_error", 3)
+
+
+async def waited(fal: Any) -> tuple[Any, list[Any], Any]:
+    """What the asynchronous client makes of a subscription, a stream, and a refusal."""
+    made = await fal.subscribe(DEEP, {"prompt": "x"}, with_logs=True)
+    streamed = [one async for one in fal.stream(ECHO, {"prompt": "x"})]
+    try:
+        return made, streamed, await fal.subscribe(ECHO, {})
+    except fal_client.client.FalClientHTTPError as error:
+        return made, streamed, error
+    finally:
+        await (await fal._client).aclose()
+
+
+def test_the_asynchronous_client_too(client: tuple[Any, Place]) -> None:
+    made, streamed, refused = asyncio.run(waited(fal_client.AsyncClient(key="k1:s3cret", default_timeout=30)))
+    assert made == {"echo": {"prompt": "x"}, "path": "/deep/er"}
+    assert [one["output"] for one in streamed] == ["one", "one two"]
+    assert (refused.status_code, refused.message[0]["type"]) == (422, "missing")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import aiohttp
+import msgspec
 import pytest
 
 from sensorium.engines.fencing import ATTEMPT, REQUEST
+from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import (
     BadRequest,
     Busy,
@@ -23,7 +29,7 @@ from sensorium.errors import (
     UpstreamRefused,
 )
 from sensorium.routing import hedge
-from sensorium.routing.call import Attempt, Route
+from sensorium.routing.call import Attempt, Call, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
@@ -34,7 +40,8 @@ from sensorium.routing.upstream import Upstream, headers
 from sensorium.store.database import StoreUnavailable
 from sensorium.store.secret import SecretMissing
 from sensorium.wire.failure import Failure, understand
-from tests.routing.hosted import call, chat, provider
+from tests.engines.flow_image import tiny
+from tests.routing.hosted import call, chat, image, provider
 from tests.routing.test_dispatch import ENGINE, ONE, Hub, Transport
 from tests.serving import serving
 
@@ -225,6 +232,40 @@ def test_what_ended_one_engine_goes_to_a_hosted_route_but_to_no_other_engine() -
 def test_a_call_of_the_queue_is_asked_of_one_route_at_a_time() -> None:
     slow = replace(ONE, provider=replace(ONE.provider, hedge_after_s=1.0))
     assert (hedge.after_s(call(), slow), hedge.after_s(call(repeatable=False), slow)) == (1.0, None)
+
+
+def test_an_engine_that_is_killed_under_a_call_is_a_death_and_the_next_run_is_answered(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "tiny-flow", steps={"default": 4, "max": 20_000})
+
+    async def drawn(upstream: Upstream, route: Route, attempt: int, steps: int) -> bytes:
+        members = {"prompt": msgspec.Raw(b'"a red cube on a white table"'), "steps": msgspec.Raw(str(steps).encode())}
+        asked = Call("c", "m", "image", ("genai",), "m", members, repeatable=False, attempt=("r", attempt))
+        dispatch = Dispatch(Catalog([route]), Parts(upstream.send, lambda record: None, Health(lambda: 0.0), lambda: 0.0))
+        return await (await dispatch(asked)).whole()
+
+    async def main() -> None:
+        upstream = Upstream()
+        async with EngineProcess("local", [folder], environment=os.environ) as engine:
+            await engine.wait_ready()
+            at = replace(provider(f"{engine.base_url}/v1", "local", engine.token, local=True), timeout_s=60.0, idle_s=60.0)
+            route = image("m", at, "sensorium/tiny-flow")
+            first = asyncio.create_task(drawn(upstream, route, 1, 20_000))
+            async with aiohttp.ClientSession(headers={"authorization": f"Bearer {engine.token}"}) as session:
+                running = 0
+                while not running:
+                    async with session.get(f"{engine.base_url}/v1/lane") as reply:
+                        running = (await reply.json())["running"]
+                    assert not first.done()
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            with pytest.raises(SensoriumError) as raised:
+                await first
+            assert verdict(raised.value) == "death"
+            assert b"artifacts" in await drawn(upstream, route, 2, 2)
+            assert engine.restarts == 1
+        await upstream.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_engines_are_told_the_attempt_and_nobody_else_is() -> None:

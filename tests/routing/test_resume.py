@@ -259,7 +259,7 @@ def test_a_request_in_fals_queue_ends_with_the_wish_for_it(taken_up: bool) -> No
             await crashed(Hub(site.clock, queue(site)), disk, drawing())
         before = len(site.seen(ending="/status"))
         await hub.begins(disk, drawing(), until=lambda: looked(site, before), detached=False)
-        assert (len(site.seen(method="POST")), len(site.seen(method="PUT", ending="/cancel")), hub.left) == (1, 1, {})
+        assert (len(site.seen(method="POST")), len(site.seen(method="PUT", ending="/cancel")), hub.left, disk.state) == (1, 1, {}, {})
 
     with fal.running() as site:
         run(test(site))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sensorium.errors import BodyTooLarge, Busy, Unauthorized
 from sensorium.store import objects
@@ -78,6 +83,7 @@ def test_only_the_hubs_user_may_read_the_folder(files: Files, tmp_path: Path) ->
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "files", *paths) if path.is_dir()} == {0o700}
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is synced is told by /proc")
 def test_bytes_and_new_folders_are_on_disk_before_the_row(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
 
@@ -248,6 +254,20 @@ def test_what_is_being_written_counts(files: Files, tmp_path: Path) -> None:
     put(files, b"x" * 600)
 
 
+def test_dropping_what_was_kept_changes_nothing_and_what_was_dropped_is_not_kept(files: Files) -> None:
+    key, late = files.new_key(), files.begin(files.new_key(), "ada")
+    incoming = files.begin(key, "ada")
+    incoming.write(b"x" * 600)
+    file = files.finish(incoming, key, "ada", "a/b", "x", KEPT)
+    incoming.drop()
+    assert read(files, file) is not None
+    late.write(b"x" * 400)
+    late.drop()
+    with pytest.raises(StoreUnavailable, match="given up"):
+        files.finish(late, files.new_key(), "ada", "a/b", "x", KEPT)
+    put(files, b"x" * 400)
+
+
 def test_a_quota_holds_also_when_files_end_at_the_same_time(files: Files, tmp_path: Path) -> None:
     keys = [files.new_key() for _ in range(4)]
     incoming = [files.begin(key, "ada") for key in keys]
@@ -377,6 +397,24 @@ def test_parts_make_a_file_in_the_order_of_their_numbers(uploads: Uploads, tmp_p
     uploads.files.discard([file.key])
     with pytest.raises(BadParts):
         uploads.complete(ticket, parts)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.binary(max_size=20)), max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_whatever_is_sent_in_whatever_order_the_last_of_each_number_counts(sent: list[tuple[int, bytes]], chance: Random) -> None:
+    with tempfile.TemporaryDirectory() as folder, uploading(Path(folder)) as uploads:
+        ticket, _ = parted(uploads)
+        made = {number: part(uploads, ticket, number, data) for number, data in sent}
+        last, named = dict(sent), list(made.values())
+        chance.shuffle(named)
+        if sorted(last) == [*range(1, len(last) + 1)] and last:
+            file = uploads.complete(ticket, named)
+            assert read(uploads.files, file) == (b"".join(last[number] for number in sorted(last)), "video/mp4")
+            assert len(on_disk(Path(folder))) == 1
+        else:
+            with pytest.raises(BadParts, match="is missing"):
+                uploads.complete(ticket, named)
+            assert len(on_disk(Path(folder))) == len(last)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.errors import BadRequest, Busy, Unauthorized
+from sensorium.errors import BadRequest, Busy, Unauthorized, UpstreamRefused
 from sensorium.wire.fal_errors import Refused, detail
 from sensorium.wire.fal_realtime import idle, input_of, output, told
 
@@ -94,4 +94,6 @@ def test_faults_of_an_input_go_along_and_other_errors_have_their_code() -> None:
     said = json.loads(told(Refused([fault]), "id1"))
     assert (said["error"], said["reason"], said["detail"]) == ("VALIDATION_ERROR", "prompt: Field required", [fault])
     assert json.loads(told(Busy("full"), "id1")) == {"type": "x-fal-error", "error": "BUSY", "reason": "full", "request_id": "id1"}
+    elsewhere = UpstreamRefused("no such voice", status=404, code="voice_not_found", source="talk")
+    assert json.loads(told(elsewhere, "id1"))["source"] == "talk"
     assert json.loads(idle(300.0))["error"] == "TIMEOUT"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import pytest
@@ -14,10 +12,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks import webhooks as standard
 
 from sensorium.wire import webhook
-from tests.receivers import fals_recipe
+from tests.receivers import fals_recipe, standard_package
 
 SEED = bytes(range(32))
 ID = "3f0c9a52-6a0e-4c1b-9a57-2d1f0b7f4e10"
@@ -81,35 +78,15 @@ def test_fals_recipe_refuses_what_was_altered(name: str) -> None:
     assert not fals_recipe(signed(), BODY + b" ", keys(), NOW)
 
 
-class Clock(datetime):
-    """The package looks at the machine's clock; here it is given one."""
-
-    at = 0.0
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-        return datetime.fromtimestamp(cls.at, tz=tz or UTC)
-
-
-def packages_verdict(said: Mapping[str, str], body: bytes, now: float, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(Clock, "at", now)
-    monkeypatch.setattr(standard, "datetime", Clock)
-    try:
-        standard.Webhook(SECRET).verify(body, dict(said))
-    except standard.WebhookVerificationError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize(("late", "fits"), [(0, True), (300, True), (-300, True), (301, False), (-301, False)])
-def test_the_standard_webhooks_package_takes_it_within_five_minutes(late: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert packages_verdict(signed(), BODY, NOW + late, monkeypatch) is fits
+def test_the_standard_webhooks_package_takes_it_within_five_minutes(late: int, fits: bool) -> None:
+    assert standard_package(SECRET, signed(), BODY, NOW + late) is fits
 
 
-def test_the_package_refuses_what_was_altered_or_signed_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not packages_verdict(signed(), BODY + b" ", NOW, monkeypatch)
-    assert not packages_verdict(signed() | {"webhook-id": "msg_other"}, BODY, NOW, monkeypatch)
-    assert not packages_verdict(signed(secret=None), BODY, NOW, monkeypatch)
+def test_the_package_refuses_what_was_altered_or_signed_for_nobody() -> None:
+    assert not standard_package(SECRET, signed(), BODY + b" ", NOW)
+    assert not standard_package(SECRET, signed() | {"webhook-id": "msg_other"}, BODY, NOW)
+    assert not standard_package(SECRET, signed(secret=None), BODY, NOW)
 
 
 def test_the_asymmetric_signature_is_over_id_time_and_body() -> None:

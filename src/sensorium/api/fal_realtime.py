@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 import uuid
 from collections import deque
@@ -15,14 +16,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 from sensorium.api.auth import Principal
-from sensorium.api.fal_tokens import Tokens
+from sensorium.api.base_url import base_url
+from sensorium.api.fal_requests import Apps, Target, target
+from sensorium.api.fal_tokens import QUERY, Tokens
 from sensorium.api.terms import terms
 from sensorium.api.visit import SOURCE, Visit
-from sensorium.apps.app import App, Task
+from sensorium.apps.app import Task
 from sensorium.errors import BadRequest, BodyTooLarge, Busy, Cancelled, NotFound, SensoriumError
 from sensorium.exchange import Receive, Send
 from sensorium.routing.origin import ORIGIN, Origin
@@ -38,14 +41,6 @@ SEND_S: Final = 60.0  # a peer that takes nothing for so long is gone
 AT_MOST: Final = 200  # connections
 REASON_BYTES: Final = 123  # what fits into a close frame
 CLEAN, REFUSED, BROKEN, TRY_LATER = 1000, 1008, 1011, 1013  # close codes of RFC 6455 and its registry
-
-
-class Apps(Protocol):
-    """The apps of the hub."""
-
-    def find(self, endpoint: str) -> tuple[App, str]:
-        """The app of an endpoint's id, and its sub-path. Raises UnknownApp."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +59,7 @@ class Opened:
 
     visit: Visit
     principal: Principal
-    app: App
-    path: str
+    there: Target
     base_url: str
     buffering: int | None
 
@@ -84,7 +78,8 @@ class RealtimeDoor:
         self._open = 0
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        visit = Visit({**scope, "method": "GET"}, receive, send, fal_errors.error, 0)
+        http = {**scope, "method": "GET", "scheme": "https" if scope["scheme"] == "wss" else "http"}
+        visit = Visit(http, receive, send, fal_errors.error, 0)
         if not visit.path.startswith(PREFIX):
             await _not_here(visit, send)
             return
@@ -93,7 +88,7 @@ class RealtimeDoor:
         self._open += 1
         try:
             await line.accept({SOURCE: "hub", "x-fal-request-id": visit.request_id, "x-request-id": visit.request_id})
-            await self._served(visit, scope["scheme"], line)
+            await self._served(visit, line)
         except Cancelled:
             pass  # the peer left
         except Exception as error:
@@ -105,31 +100,30 @@ class RealtimeDoor:
             self._open -= 1
             log.info("WS %r by %s, %s", visit.path[:200], visit.caller or "nobody", visit.request_id)
 
-    async def _served(self, visit: Visit, scheme: str, line: Line) -> None:
+    async def _served(self, visit: Visit, line: Line) -> None:
         """The connection from its first message to its last. A refusal is told after the handshake, where browsers see it."""
         try:
             if self._open > self._limits.at_most:
                 raise Busy(f"{self._limits.at_most} realtime connections are open; try again later")
-            opened = self._opened(visit, scheme)
+            opened = self._opened(visit)
         except SensoriumError as error:
             await line.tell(fal_realtime.told(error, visit.request_id))
             await line.close(TRY_LATER if isinstance(error, Busy) else REFUSED, error.message)
             return
         await Conversation(opened, line, self._limits).run()
 
-    def _opened(self, visit: Visit, scheme: str) -> Opened:
+    def _opened(self, visit: Visit) -> Opened:
         """Raises Unauthorized, UnknownApp, BadRequest."""
         asked = parse_qs(visit.query.decode("latin-1"))
         endpoint = visit.path.removeprefix(PREFIX).rstrip("/").removesuffix(SUFFIX)
-        token = asked.get("fal_jwt_token", [""])[-1]
+        token = asked.get(QUERY, [""])[-1]
         named = self._tokens.principal_of(token, fal_tokens.alias(endpoint)) if token else None
         principal = self._authenticate(visit) if named is None else Principal(named)
         visit.caller = principal.name
         terms(visit, principal)  # a header that cannot be read is told now
-        app, path = self._apps.find(endpoint)
-        app.lane(path)
-        base_url = self._public_url or f"{'https' if scheme == 'wss' else 'http'}://{visit.header('host')}"
-        return Opened(visit, principal, app, path, base_url, _buffering(asked))
+        there = target(self._apps, visit, endpoint)
+        there.app.lane(there.path)
+        return Opened(visit, principal, there, base_url(visit, self._public_url), _buffering(asked))
 
 
 class Conversation:
@@ -175,31 +169,34 @@ class Conversation:
         within = ORIGIN.set(origin)
         status = sent = 0
         try:
-            status, reply = await self._made(frame, id)
-            await self._line.tell(reply)
-            sent = len(reply)
+            status, replies = await self._made(frame, id)
+            for reply in replies:
+                await self._line.tell(reply)
+                sent += len(reply)
         finally:
             ORIGIN.reset(within)
             origin.end(status, len(frame), sent)
 
-    async def _made(self, frame: bytes | str, id: str) -> tuple[int, bytes | str]:
-        """The status that the answer would have over HTTP, and its frame."""
+    async def _made(self, frame: bytes | str, id: str) -> tuple[int, tuple[bytes | str, ...]]:
+        """The status that the answer would have over HTTP, and its frames."""
+        began = time.perf_counter()
         try:
             if isinstance(frame, str):
                 raise BadRequest("a text frame came; inputs are msgpack maps in binary frames")
             if len(frame) > self._limits.message:
                 raise BodyTooLarge(f"the message has {len(frame)} bytes; at most {self._limits.message} are read")
             opened = self._opened
-            task = Task(id, opened.principal.name, fal_realtime.input_of(frame), opened.path, opened.base_url)
+            task = Task(id, opened.principal.name, fal_realtime.input_of(frame), opened.there.path, opened.base_url)
             with under(terms(opened.visit, opened.principal)):
-                output = await opened.app.run(task)
-            return 200, fal_realtime.output(output.body)
+                output = await opened.there.app.run(task)
+            told = fal_realtime.timings(time.perf_counter() - began, id, {SOURCE: "hub", **(output.headers or {})})
+            return 200, (fal_realtime.output(output.body), told)
         except SensoriumError as error:
-            return error.status, fal_realtime.told(error, id)
+            return error.status, (fal_realtime.told(error, id),)
         except Exception as error:
             # outermost of one message: its words may quote the input, so only its place is told, and the connection goes on
             log.error("realtime message %s failed: %s", id, _place(error))
-            return 500, fal_realtime.told(SensoriumError(f"the hub failed on this message; its log names it {id}"), id)
+            return 500, (fal_realtime.told(SensoriumError(f"the hub failed on this message; its log names it {id}"), id),)
 
 
 class Inbox:
@@ -245,8 +242,8 @@ class Inbox:
 class Line:
     """The websocket itself. Whatever finds that the peer has left raises Cancelled."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, receive: Receive, send: Send, patience_s: float = SEND_S) -> None:
+        self._receive, self._send, self._patience_s = receive, send, patience_s
 
     async def accept(self, headers: Mapping[str, str]) -> None:
         """Answer the handshake."""
@@ -273,7 +270,7 @@ class Line:
 
     async def _bounded(self, sending: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(SEND_S):
+            async with asyncio.timeout(self._patience_s):
                 await sending
         except (OSError, RuntimeError, TimeoutError):  # how a web server tells that nobody is there, or that the peer broke the protocol
             raise Cancelled("the caller hung up") from None

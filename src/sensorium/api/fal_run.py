@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
@@ -57,19 +57,18 @@ class RunDoor:
         await visit.answer(msgspec.json.encode(made.body), made.headers)
 
     async def _stream(self, visit: Visit, there: Target, task: Task) -> None:
-        outputs = there.app.stream(task)
-        first = await anext(outputs, None)  # whatever is wrong with the input is told before the stream begins
-        if first is None:
-            raise UpstreamFailed("the app made nothing")
-        await visit.begin(200, {**EVENTS, **(first.headers or {})})
-        writing = asyncio.Lock()
-        pinging = asyncio.create_task(self._ping(visit, writing))
-        try:
-            await _events(visit, writing, first, outputs)
-        finally:
-            pinging.cancel()
-            with suppress(asyncio.CancelledError):
-                await pinging
+        async with aclosing(there.app.stream(task)) as outputs:
+            first = await anext(outputs, None)  # whatever is wrong with the input is told before the stream begins
+            if first is None:
+                raise UpstreamFailed("the app made nothing")
+            await visit.begin(200, {**EVENTS, **(first.headers or {})})
+            writing = asyncio.Lock()
+            pinging = asyncio.create_task(self._ping(visit, writing))
+            try:
+                await _events(visit, writing, first, outputs)
+            finally:
+                pinging.cancel()
+                await asyncio.gather(pinging, return_exceptions=True)
         await visit.end()
 
     async def _ping(self, visit: Visit, writing: asyncio.Lock) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Final
+from urllib.parse import parse_qs
 
 import msgspec
 
+from sensorium.api.auth import Auth, Principal
 from sensorium.api.router import Entry
 from sensorium.api.visit import Visit
 from sensorium.errors import Unauthorized
@@ -17,6 +19,9 @@ from sensorium.wire.fal_tokens import HINT, Claims, Wanted
 
 PURPOSE: Final = "realtime"
 PATH: Final = "/fal/rest/tokens"
+QUERY: Final = "fal_jwt_token"
+RUN: Final = "/fal/run/"
+STREAM: Final = "/stream"
 
 
 class Tokens:
@@ -41,6 +46,20 @@ class Tokens:
         return claims.caller
 
 
+class TokenAuth:
+    """As `auth`, and a token in the query opens the stream of its apps: browsers that stream send it there (fal.md, section 4.7)."""
+
+    def __init__(self, auth: Auth, tokens: Tokens) -> None:
+        self._auth, self._tokens = auth, tokens
+
+    def __call__(self, visit: Visit) -> Principal:
+        """The caller's principal. Raises as `auth` does."""
+        given = parse_qs(visit.query.decode("latin-1")).get(QUERY, [""])[-1] if visit.query else ""
+        if not given or not visit.path.startswith(RUN) or not visit.path.rstrip("/").endswith(STREAM):
+            return self._auth(visit)
+        return Principal(self._tokens.principal_of(given, fal_tokens.alias(visit.path.removeprefix(RUN).rstrip("/").removesuffix(STREAM))))
+
+
 class TokensDoor:
     """Handlers of /fal/rest/tokens."""
 
@@ -54,7 +73,6 @@ class TokensDoor:
 
 
 def entries(tokens: Tokens) -> list[Entry]:
-    """The routes: the one that the clients call, and the one of fal's documentation; each with and without a slash at the end."""
+    """The routes: the one that the clients call, and the one of fal's documentation."""
     door = TokensDoor(tokens)
-    paths = (PATH, f"{PATH}/", f"{PATH}/realtime", f"{PATH}/realtime/")
-    return [Entry("POST", path, door.create, fal_errors.error) for path in paths]
+    return [Entry("POST", path, door.create, fal_errors.error) for path in (PATH, f"{PATH}/realtime")]

@@ -7,9 +7,10 @@ both (fal's API page "Storage"; measured against both clients).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -25,6 +26,7 @@ from sensorium.wire import fal_errors, filelinks, filenames, jsonbody, lifecycle
 from sensorium.wire.filelinks import Ticket
 from sensorium.wire.lifecycle import Lifecycle
 
+T = TypeVar("T")
 SMALL_BODY: Final = 2 * 1024 * 1024  # bytes; a list of ten thousand parts fits
 NAME, LIFECYCLE, PREFERENCE = "x-fal-file-name", "x-fal-object-lifecycle", "x-fal-object-lifecycle-preference"
 SIZE_HINT: Final = "send a smaller file; the cap is files.max_mb"
@@ -134,14 +136,13 @@ class FalUploads:
 
     async def _stored(self, visit: Visit, ticket: Ticket) -> None:
         incoming = await self._received(visit, ticket)
-        file = await asyncio.to_thread(self._uploads.finish, ticket, incoming)
-        await self._tell(visit, file)
+        await self._tell(visit, await _ended(incoming, lambda: self._uploads.finish(ticket, incoming)))
 
     async def _part(self, visit: Visit, ticket: Ticket, tail: str) -> None:
         if not tail.isascii() or not tail.isdecimal() or len(tail) > 6:
             raise BadParts(f"{tail[:40]!r} is no number of a part; parts are numbered from 1 on", hint="PUT …/1, …/2 and so on")
         incoming = await self._received(visit, ticket)
-        part = await asyncio.to_thread(self._uploads.finish_part, ticket, int(tail), incoming)
+        part = await _ended(incoming, lambda: self._uploads.finish_part(ticket, int(tail), incoming))
         told = {"partNumber": part.number, "etag": f'"{part.etag}"'}
         await visit.answer(msgspec.json.encode(told), {"etag": f'"{part.etag}"'})
 
@@ -197,6 +198,15 @@ def entries(door: FalUploads) -> list[Entry]:
     ]
     render = fal_errors.error
     return [Entry(*one, render) for one in asked] + [Entry(*one, render, public=True) for one in open_to_all]
+
+
+async def _ended(incoming: Incoming, work: Callable[[], T]) -> T:
+    """The result of `work`, which keeps what has arrived. If the caller leaves before it has begun, nobody will."""
+    try:
+        return await asyncio.to_thread(work)
+    except asyncio.CancelledError:
+        incoming.drop()
+        raise
 
 
 def _named(visit: Visit, media: str) -> str:

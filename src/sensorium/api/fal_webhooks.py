@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.api.auth import ADMINISTRATORS, require_administrator
 from sensorium.api.router import Entry
-from sensorium.api.secrets import ADMINISTRATORS
 from sensorium.api.visit import Visit
-from sensorium.errors import AddressRefused, Forbidden
+from sensorium.errors import AddressRefused
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
 from sensorium.jobs.receivers import receiver
-from sensorium.jobs.requests import UnknownRequest
+from sensorium.jobs.request import UnknownRequest
 from sensorium.jobs.webhook_keys import Keys
-from sensorium.wire import fal_errors, openai
+from sensorium.wire import fal_errors, fal_submit, openai
 
 JWKS: Final = ("/.well-known/jwks.json", "/fal/rest/.well-known/jwks.json")
 ROTATE: Final = "/v1/webhooks/rotate"
@@ -38,8 +38,7 @@ class WebhooksDoor:
 
     async def rotate(self, visit: Visit) -> None:
         """POST /v1/webhooks/rotate: sign with a new key in a day. Raises Forbidden."""
-        if visit.caller not in ADMINISTRATORS:
-            raise Forbidden("this token may not change the hub's keys: it lacks the scope admin", code="missing_scope")
+        require_administrator(visit, "change the hub's keys")
         key = await asyncio.to_thread(self._keys.rotate)
         await _answer(visit, {"object": "webhook_key", "kid": key.kid, "first_use_at": key.first_use_at})
 
@@ -92,7 +91,7 @@ def check_target(url: str, allow: Collection[str]) -> None:
         receiver(url, allow)
     except AddressRefused as error:
         said = f"{error.message} ({error.hint})" if error.hint else error.message
-        raise fal_errors.Refused([fal_errors.detail(["query", "fal_webhook"], said, "value_error", input=url)]) from None
+        raise fal_submit.webhook_refused(url, said) from None
 
 
 def entries(door: WebhooksDoor) -> list[Entry]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sensorium.api.auth import Auth
+from sensorium.api.auth import Principal
 from sensorium.api.cors import Cors
 from sensorium.api.terms import terms
 from sensorium.api.visit import SOURCE, Visit
@@ -51,7 +51,7 @@ class Router:
     def __init__(
         self,
         entries: Sequence[Entry],
-        auth: Auth,
+        auth: Callable[[Visit], Principal],
         render: Callable[[str], Render],
         max_body: int,
         *,
@@ -142,6 +142,7 @@ class Router:
                 visit.params = (visit.path[len(prefix) :],)
         if not found:
             raise NotFound(f"there is no {visit.path[:200]} here", hint="GET /v1/models lists the models; the docs list the routes")
+        visit.speaks(found[0].render)
         method = "GET" if visit.method == "HEAD" else visit.method
         for entry in found:
             if entry.method == method:

@@ -9,9 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium.apps.app import Task
 from sensorium.errors import UpstreamFailed, UpstreamRefused
-from sensorium.routing.call import Call, Reply
+from sensorium.routing.call import Call, Dialect, Modality, Reply
 from sensorium.routing.dispatch import Dispatch
+from sensorium.routing.opening import retry_after
+from sensorium.routing.repeat import of_reply
 from sensorium.wire import sse
 from sensorium.wire.failure import clean, understand
 
@@ -31,6 +34,17 @@ class Said:
     timings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def asking(
+    task: Task, model: str, modality: Modality, dialects: tuple[Dialect, ...], operation: str, given: Mapping[str, Any], **more: Any
+) -> Call:
+    """A call for a task. Members that are None are left out. A run of the queue repeats itself, and is told apart from an older one."""
+    members = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items() if value is not None}
+    attempt = (task.id, task.attempt) if task.attempt else None
+    return Call(
+        task.id, model, modality, dialects, operation, members, caller=task.caller, repeatable=attempt is None, attempt=attempt, **more
+    )
+
+
 async def answered(dispatch: Dispatch, call: Call) -> Reply:
     """The reply to a call, its body still arriving. Raises what a dispatch raises, and UpstreamRefused for an engine's own refusal."""
     reply = await dispatch(call)
@@ -44,8 +58,9 @@ async def answered(dispatch: Dispatch, call: Call) -> Reply:
         code=failure.code or "upstream_rejected_request",
         source=source,
         param=failure.param,
+        retry_after=retry_after(reply),
     )
-    error.retryable = failure.kind != "semantic"
+    error.retryable, error.cause = failure.kind != "semantic", of_reply(reply)
     raise error
 
 
@@ -78,7 +93,9 @@ async def growing(reply: Reply) -> AsyncGenerator[Said, None]:
             if said.pieces > before:
                 yield said
         if not ended and said.reason is None:
-            raise UpstreamFailed(f"{reply.route.provider.name} broke off its answer")
+            error = UpstreamFailed(f"{reply.route.provider.name} broke off its answer")
+            error.cause = "server_error"
+            raise error
         yield said
     finally:
         await reply.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,7 +26,8 @@ class Task:
     """One run of an app. `input` is decoded JSON, `path` what follows owner and alias in the endpoint's id ("" or "/sub/deep").
 
     Links to files begin with `base_url` (no slash at the end); files that it makes live as `lifecycle` says. `log` takes one line of
-    progress.
+    progress. `attempt` is the number of the queue's attempt at the request of this id, from 1 on; 0: it is called directly, and whoever
+    called does not run it again.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Task:
     base_url: str = ""
     lifecycle: Lifecycle = KEPT
     log: Callable[[str], None] = unlogged
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class App(Protocol):
         """The whole output. Raises `Refused` for a bad input, and what a dispatch raises."""
         ...
 
-    def stream(self, task: Task) -> AsyncIterator[Output]:
+    def stream(self, task: Task) -> AsyncGenerator[Output, None]:
         """The output as it grows, each one whole so far; the last is the full one."""
         ...
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sensorium.apps.answers import answered
+from sensorium.apps.answers import answered, asking
 from sensorium.apps.app import Output, Task
 from sensorium.apps.files import Files, Shelf, shelf
 from sensorium.apps.limits import check
@@ -100,11 +100,11 @@ async def drawn(dispatch: Dispatch, files: Files, task: Task, wish: Wish, clock:
 def _call(dispatch: Dispatch, task: Task, wish: Wish, seed: int) -> Call:
     """The call for one picture, in the words of whoever would be asked first."""
     made = {"prompt": wish.prompt, "seed": seed, "steps": wish.steps, "cfg_scale": wish.guidance, **wish.more}
-    call = Call(task.id, wish.model, "image", ("openai", "genai", "fal"), GENERATIONS, {}, caller=task.caller)
+    call = asking(task, wish.model, "image", ("openai", "genai", "fal"), GENERATIONS, made)
     routes = dispatch.plan(call)
     if routes[0].dialect == "openai":
         sized = {"size": f"{wish.size[0]}x{wish.size[1]}"} if wish.size else {}
-        return replace(call, dialects=("openai",), members=_members({**made, **sized}), extensions=media.EXTENSIONS)
+        return replace(call, dialects=("openai",), members=call.members | _members(sized), extensions=media.EXTENSIONS)
     routes = tuple(route for route in routes if route.dialect != "openai")
     call = replace(call, dialects=("genai", "fal"), operation=wish.model)
     faults = check(wish.model, made, wish.size, routes)
@@ -113,7 +113,7 @@ def _call(dispatch: Dispatch, task: Task, wish: Wish, seed: int) -> Call:
         routes = tuple(route for route in routes if route.dialect == "fal")
     if faults:
         raise Refused(faults)
-    return replace(call, members=_members(made | _sides(wish) | _own(wish, routes)))
+    return replace(call, members=call.members | _members(_sides(wish) | _own(wish, routes)))
 
 
 def _sides(wish: Wish) -> dict[str, Any]:
@@ -128,11 +128,11 @@ def _own(wish: Wish, routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _seeded(call: Call, seed: int) -> Call:
-    return replace(call, members={**call.members, "seed": msgspec.Raw(msgspec.json.encode(seed))})
+    return replace(call, members=call.members | _members({"seed": seed}))
 
 
 def _members(given: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
-    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items() if value is not None}
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items()}
 
 
 async def _drawn(reply: Reply) -> Picture:

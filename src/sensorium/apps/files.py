@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 from sensorium.apps.app import Task
-from sensorium.errors import SensoriumError
+from sensorium.errors import BodyTooLarge, SensoriumError
 from sensorium.wire import dataurl, picture
 from sensorium.wire.fal_errors import INPUT_SHOWN, Refused, detail
 from sensorium.wire.lifecycle import KEPT, Lifecycle
@@ -41,8 +41,9 @@ class Files(Protocol):
         """Where it can be read."""
         ...
 
-    def own(self, url: str, caller: str) -> tuple[bytes, str] | None:
-        """The bytes and media type behind one of our URLs; None for any other. Raises for one of ours that cannot be read."""
+    def own(self, url: str, caller: str, most: int | None = None) -> tuple[bytes, str] | None:
+        """The bytes and media type behind one of our URLs; None for any other. Raises for one of ours that cannot be read, and
+        BodyTooLarge for one of more than `most` bytes."""
         ...
 
     def discard(self, keys: Sequence[str]) -> None:
@@ -106,15 +107,17 @@ async def inlined(files: Files, task: Task, field: str, url: str) -> str:
             raise too_large(field, url, MOST_BYTES)
         return url
     try:
-        found = await asyncio.to_thread(files.own, url, task.caller)
+        found = await asyncio.to_thread(files.own, url, task.caller, MOST_BYTES)
+    except BodyTooLarge:
+        raise too_large(field, url, MOST_BYTES) from None
     except SensoriumError as error:
+        if error.status >= 500:  # it is the store that cannot be read
+            raise
         task.log(f"{field}: {error.message}")
         raise Refused([detail(field, UNREACHABLE, "file_download_error", input=url)]) from None
     if found is None:
         return url
     data, content_type = found
-    if len(data) > MOST_BYTES:
-        raise too_large(field, url, MOST_BYTES)
     return await asyncio.to_thread(dataurl.build, picture.media_type(data[:16]) or content_type.partition(";")[0], data)
 
 

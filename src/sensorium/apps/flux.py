@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -123,7 +123,7 @@ class Flux:
             )
             return await drawn(self._dispatch, self._files, task, wish)
 
-    async def stream(self, task: Task) -> AsyncIterator[Output]:
+    async def stream(self, task: Task) -> AsyncGenerator[Output, None]:
         """The whole output; a picture does not grow."""
         yield await self.run(task)
 

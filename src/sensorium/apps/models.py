@@ -16,6 +16,7 @@ from sensorium import fetch
 from sensorium.apps import talking, works
 from sensorium.apps.app import Output, Task, UnknownApp, last
 from sensorium.apps.files import Files
+from sensorium.apps.flux import DrawingOutput
 from sensorium.apps.openapi import Described, describe
 from sensorium.apps.progress import told
 from sensorium.routing.call import Dialect, Modality
@@ -40,7 +41,7 @@ class Kind:
 
 KINDS: Final[Mapping[Modality, Kind]] = {
     "chat": Kind(talking.ChatInput, talking.ChatOutput, talking.DIALECTS, talking.talk),
-    "image": Kind(works.ImageInput, works.DrawingOutput, ("openai", "genai", "fal"), works.draw),
+    "image": Kind(works.ImageInput, DrawingOutput, ("openai", "genai", "fal"), works.draw),
     "embed": Kind(works.EmbedInput, works.EmbedOutput, ("openai", "nvidia"), works.embed),
     "rerank": Kind(works.RerankInput, works.RerankOutput, ("openai", "nvidia"), works.rank),
     "speech": Kind(works.SpeechInput, works.SpeechOutput, ("nvidia", "openai"), works.speak),

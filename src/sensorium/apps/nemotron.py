@@ -11,11 +11,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from sensorium.apps.answers import Said, answered, count, growing, seconds
+from sensorium.apps.answers import Said, answered, asking, count, growing, seconds
 from sensorium.apps.app import Output, Task, UnknownApp, last
 from sensorium.apps.files import Files, inlined
 from sensorium.apps.openapi import Described, describe
@@ -131,7 +130,7 @@ class Nemotron:
                         if said.text != shown:
                             lines.tell(said)
                             shown = said.text
-                            yield Output({"output": shown})
+                            yield Output({"output": shown}, headers=byline.origin(reply))
             except SensoriumError as error:
                 raise blamed(blamed_on(error, task, "image_url", asked.image_url), PARAMETERS) from None
             yield Output(_output(said, self._clock() - begun), headers=byline.origin(reply))
@@ -204,9 +203,7 @@ def _call(task: Task, asked: NemotronDiffusionVLMInput, steps: int | None, url: 
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    members = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items() if value is not None}
-    needs = frozenset({"vision"})
-    return Call(task.id, ID, "chat", ("openai", "fal"), "chat/completions", members, needs=needs, stream=True, caller=task.caller)
+    return asking(task, ID, "chat", ("openai", "fal"), "chat/completions", given, needs=frozenset({"vision"}), stream=True)
 
 
 def _output(said: Said, measured: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from sensorium.apps.reading import Input
 from sensorium.wire import fal
 
 VERSION: Final = "3.0.3"
@@ -105,31 +106,34 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _components(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    given = issubclass(model, Input)
     found = model.model_json_schema(ref_template=f"{_REF}{{model}}")
     parts = found.pop("$defs", {})
-    return {name: _in_version_3_0(part) for name, part in {**parts, model.__name__: found}.items()}
+    return {name: _in_version_3_0(part, given) for name, part in {**parts, model.__name__: found}.items()}
 
 
-def _in_version_3_0(found: Any) -> Any:
-    """A schema without what JSON Schema has beyond OpenAPI 3.0: the type null, constants, bounds that are numbers of their own."""
+def _in_version_3_0(found: Any, given: bool) -> Any:
+    """A schema without what JSON Schema has beyond OpenAPI 3.0: the type null, constants, bounds that are numbers of their own.
+
+    What is `given` rather than made is described as it is when it is not left out; what is made may be null.
+    """
     if isinstance(found, list):
-        return [_in_version_3_0(one) for one in found]
+        return [_in_version_3_0(one, given) for one in found]
     if not isinstance(found, dict):
         return found
-    made = {name: value if name in _AS_IT_IS else _in_version_3_0(value) for name, value in found.items() if name != "properties"}
+    made = {name: value if name in _AS_IT_IS else _in_version_3_0(value, given) for name, value in found.items() if name != "properties"}
     if "properties" in found:
-        made["properties"] = {name: _in_version_3_0(value) for name, value in found["properties"].items()}
+        made["properties"] = {name: _in_version_3_0(value, given) for name, value in found["properties"].items()}
         made[ORDER] = list(found["properties"])
     if "const" in made:
         made["enum"] = [made.pop("const")]
     for bound in ("Minimum", "Maximum"):
         if isinstance(made.get(f"exclusive{bound}"), int | float):
             made[bound.lower()], made[f"exclusive{bound}"] = made[f"exclusive{bound}"], True
-    return _given(made)
+    return _without_null(made, given)
 
 
-def _given(made: dict[str, Any]) -> dict[str, Any]:
-    """An optional member as what it is when it is given."""
+def _without_null(made: dict[str, Any], given: bool) -> dict[str, Any]:
     if made.get("default", ...) is None:
         del made["default"]
     branches = made.get("anyOf")
@@ -137,6 +141,7 @@ def _given(made: dict[str, Any]) -> dict[str, Any]:
         left = [one for one in branches if one != {"type": "null"}]
         rest = {name: value for name, value in made.items() if name != "anyOf"}
         made = {**left[0], **rest} if len(left) == 1 else {**rest, "anyOf": left}
+        made |= {} if given else {"nullable": True}
     if "$ref" in made and len(made) > 1:
         made = {"allOf": [{"$ref": made.pop("$ref")}], **made}
     return made

@@ -8,10 +8,14 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticKnownError
 
-from sensorium.errors import SensoriumError
+from sensorium.errors import BodyTooLarge, SensoriumError
 from sensorium.wire.fal_errors import INPUT_SHOWN, Refused, detail
 
 CALLERS_FAULT: Final = (400, 413, 415, 422)  # statuses of a model's refusal that say that the input is at fault
+_KINDS: Final = {
+    "content_policy_violation": "content_policy_violation",
+    "invalid_model": "feature_not_supported",
+}  # fal's types by our codes
 _NO_OBJECT: Final = "Input should be a valid dictionary or object to extract fields from"
 
 
@@ -74,13 +78,13 @@ def read(schema: type[Schema], given: Any) -> Schema:
 def blamed(error: SensoriumError, fields: dict[str, str]) -> SensoriumError:
     """A model's refusal of the input as a fault of this app's field; `fields` are its names for the parameters of the call.
 
-    Any other error stays as it is.
+    Any other error stays as it is, also a store's that has no room for what was made.
     """
-    if isinstance(error, Refused) or error.status not in CALLERS_FAULT:
+    if isinstance(error, Refused | BodyTooLarge) or error.status not in CALLERS_FAULT:
         return error
     name = (error.param or "").partition("[")[0].partition(".")[0]
     loc = ["body", fields[name]] if name in fields else ["body"]
-    kind = error.code if error.code == "content_policy_violation" else "value_error"
+    kind = _KINDS.get(error.code, "value_error")
     said = error.message if not error.hint else f"{error.message} ({error.hint})"
     return Refused([detail(loc, said, kind)])
 

@@ -84,17 +84,14 @@ async def talk(run: Run) -> AsyncGenerator[Output, None]:
                     if len(shown) - logged >= SAID_EVERY or not logged:
                         logged = len(shown)
                         task.log(f"{logged} characters")
-                    yield Output({"output": shown})
+                    yield Output({"output": shown}, headers=byline.origin(reply))
     except SensoriumError as error:
         field = "image_url" if asked.image_url is not None else "messages"
-        raise blamed(blamed_on(error, task, field, asked.image_url or ""), PARAMETERS | _said_in(asked)) from None
+        fields = PARAMETERS | {"messages": "prompt" if asked.messages is None else "messages", "model": field}
+        raise blamed(blamed_on(error, task, field, asked.image_url or ""), fields) from None
     usage = {name: count(said.usage.get(name)) for name in ChatUsage.model_fields}
     usage["total_tokens"] = usage["total_tokens"] or usage["prompt_tokens"] + usage["completion_tokens"]
     yield Output({"output": said.text, "finish_reason": said.reason, "usage": usage}, headers=byline.origin(reply))
-
-
-def _said_in(asked: ChatInput) -> dict[str, str]:
-    return {"messages": "messages" if asked.messages is not None else "prompt"}
 
 
 async def _messages(files: Files, task: Task, asked: ChatInput) -> list[dict[str, Any]]:
@@ -120,7 +117,9 @@ async def _own(files: Files, task: Task, message: dict[str, Any]) -> dict[str, A
     parts: list[Any] = []
     for part in content:
         held = part.get("image_url") if isinstance(part, dict) else None
-        if isinstance(held, dict) and isinstance(held.get("url"), str):
+        if isinstance(held, str):
+            part = {**part, "image_url": await inlined(files, task, "messages", held)}
+        elif isinstance(held, dict) and isinstance(held.get("url"), str):
             part = {**part, "image_url": {**held, "url": await inlined(files, task, "messages", held["url"])}}
         parts.append(part)
     return {**message, "content": parts}

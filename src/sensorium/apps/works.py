@@ -13,11 +13,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import BaseModel, Field
 
-from sensorium.apps.answers import MOST_BYTES, answered, count, decoded
+from sensorium.apps.answers import MOST_BYTES, answered, asking, count, decoded
 from sensorium.apps.app import Output, Task
 from sensorium.apps.drawing import Wish, drawn
 from sensorium.apps.files import Files, inlined, inlined_all, shelf
-from sensorium.apps.flux import DrawingOutput as DrawingOutput
 from sensorium.apps.flux import Size, sides
 from sensorium.apps.pictures import unreached
 from sensorium.apps.reading import REAL, WHOLE, Input, OpenInput, Text, blamed, described, read
@@ -47,9 +46,8 @@ class Run:
     fetch: Callable[[str], Awaitable[bytes]]
 
     def call(self, modality: Modality, dialects: tuple[Dialect, ...], operation: str, given: Mapping[str, Any], **more: Any) -> Call:
-        """A call of this model; members that are None are left out."""
-        members = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items() if value is not None}
-        return Call(self.task.id, self.model, modality, dialects, operation, members, caller=self.task.caller, **more)
+        """A call of this model, as `asking` makes it."""
+        return asking(self.task, self.model, modality, dialects, operation, given, **more)
 
     @asynccontextmanager
     async def answer(self, call: Call, fields: dict[str, str]) -> AsyncIterator[Reply]:

@@ -90,6 +90,10 @@ class Jobs:
         """How many of its lane are before a waiting request."""
         return self._runner.positions.of(request)
 
+    def cost(self, lane: str) -> float | None:
+        """Seconds that a run of a lane takes, about; None as long as none was seen."""
+        return self._runner.shares.seen(lane)
+
     async def changed(self, request: Request, seconds: float) -> Request:
         """The request as soon as it or its lines differ from this one, and at the latest after so many seconds. Raises UnknownRequest."""
         with self._watch.change(request.id) as event:
@@ -118,12 +122,14 @@ class Jobs:
         """The body of its result; None when it is gone, or not there yet. The first look at one that is not to be kept begins its end."""
         if request.payload_gone or not request.done:
             return None
-        found = self.requests.output(request.id)
-        if found is None:
-            found = await asyncio.to_thread(self.results.get, request.id)
+        found = self.requests.output(request.id) or await asyncio.to_thread(self.results.get, request.id)
         if not request.rules.kept:
             await self.requests.fetched(request, self.requests.now() + FETCHED_S)
         return found
+
+    def kept_output(self, id: str) -> bytes | None:
+        """The body of a result without counting as a look at it. Blocks on the disk."""
+        return self.requests.output(id) or self.results.get(id)
 
     async def cancel(self, caller: str | None, id: str) -> bool:
         """Have a request end. False when it is over already. Raises UnknownRequest."""

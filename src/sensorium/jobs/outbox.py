@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sensorium.jobs import retries
-from sensorium.store.database import Database
+from sensorium.store.database import Connection, Database
 
 BATCH: Final = 500  # rows that one transaction deletes
 _COLUMNS = "seq, request_id, caller, url, place, webhook_id, state, round, tries, created_at, asked_at, due_at, ended_at"
@@ -69,23 +69,21 @@ class Key:
     last_use_at: float | None
 
 
-class Transaction(Protocol):
-    """An open transaction of the database."""
+def add(db: Connection, request_id: str, caller: str, url: str, now: float) -> None:
+    """Have `caller` told of a request's end, as part of the transaction that ends it.
 
-    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Any:
-        """Run one statement."""
-
-
-def add(db: Transaction, request_id: str, caller: str, url: str, now: float) -> None:
-    """Have `caller` told of a request's end, as part of the transaction that ends it. A request has one notification, however often."""
+    A request that was run again after its end ends a second time: that is told under an id of its own, and the first end no more.
+    """
     db.execute(
-        "INSERT INTO outbox (request_id, caller, url, place, webhook_id, created_at, asked_at, due_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING",
+        "INSERT INTO outbox (request_id, caller, url, place, webhook_id, created_at, asked_at, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (request_id) DO UPDATE SET caller = excluded.caller, url = excluded.url, place = excluded.place,"
+        " webhook_id = excluded.webhook_id, state = 0, round = round + 1, tries = 0, asked_at = excluded.asked_at,"
+        " due_at = excluded.due_at, ended_at = NULL",
         (request_id, caller, url, place(caller, url), f"msg_{secrets.token_hex(16)}", now, now, now),
     )
 
 
-def forget(db: Transaction, request_ids: Collection[str]) -> None:
+def forget(db: Connection, request_ids: Collection[str]) -> None:
     """Erase the notifications of these requests and the record of their deliveries."""
     for id in request_ids:
         db.execute("DELETE FROM outbox WHERE request_id = ?", (id,))

@@ -38,8 +38,12 @@ class Shares:
 
     def cost(self, lane: str) -> float:
         """Seconds that a run of this lane takes, about; 1 as long as none was seen."""
-        seen = self._seconds.get(lane)
-        return median(seen) if seen else 1.0
+        return self.seen(lane) or 1.0
+
+    def seen(self, lane: str) -> float | None:
+        """The same; None as long as no run was seen."""
+        seconds = self._seconds.get(lane)
+        return median(seconds) if seconds else None
 
     def waits(self, lane: str, caller: str, tag: float) -> None:
         """A request of an earlier start of the hub waits with this tag."""

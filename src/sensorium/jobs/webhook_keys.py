@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
-from sensorium.errors import SettingsError
 from sensorium.jobs.outbox import Key, Outbox
 from sensorium.store.signing import Signing
 from sensorium.wire import webhook
@@ -54,16 +53,3 @@ class Keys:
 
     def _seed(self, key: Key) -> bytes:
         return self._signing.key(f"webhook/{key.kid}")
-
-
-def callers_secrets(given: Mapping[str, str]) -> dict[str, bytes]:
-    """Callers' `whsec_...` secrets as bytes. Raises SettingsError, naming the callers and not the secrets."""
-    found, problems = {}, []
-    for caller, secret in given.items():
-        try:
-            found[caller] = webhook.secret_bytes(secret)
-        except ValueError as error:
-            problems.append(f"callers.{caller}.webhook_secret_env: the variable's value is {error}")
-    if problems:
-        raise SettingsError(problems)
-    return found

@@ -29,7 +29,7 @@ from sensorium.wire import webhook
 
 log = logging.getLogger("sensorium.webhooks")
 Payload = Callable[[str], Awaitable[webhook.Ended | None]]
-"""What became of a request, by its id; None when it is known no more."""
+"""What became of a request, by its id; None when it is not over (it runs again), or known no more."""
 
 PER_PLACE, AT_ONCE = 4, 128  # tries at the same time, to one place and in all
 RESULTS_AT_ONCE = 4  # results in memory; what is sent of one is at most a megabyte
@@ -46,6 +46,12 @@ class _Place:
 
     breaker: Breaker
     flying: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @property
+    def free(self) -> bool:
+        """Whether one more may be sent there now."""
+        state = self.breaker.state
+        return state != "open" and len(self.flying) < (PER_PLACE if state == "closed" else 1)
 
 
 @dataclass(slots=True)
@@ -69,8 +75,11 @@ class Way:
 
 
 class Webhooks:
-    """The loop of deliveries. Run `run` once per process. `now` is in seconds since the epoch, `sleep` waits seconds, `chance` is evenly
-    between 0 and 1; `kept_s` is how long the record of deliveries is kept."""
+    """The loop of deliveries; `in_flight` of them are under way. Run `run` once per process.
+
+    `now` is in seconds since the epoch, `sleep` waits seconds, `chance` is evenly between 0 and 1; `kept_s` is how long the record of
+    deliveries is kept.
+    """
 
     def __init__(
         self,
@@ -87,13 +96,9 @@ class Webhooks:
         self._outbox, self._keys, self._payload, self._way, self._kept_s = outbox, keys, payload, way, kept_s
         self._now, self._sleep, self._chance = now, sleep, chance
         self._places: dict[str, _Place] = {}
+        self.in_flight = 0
         self._wake, self._reading = asyncio.Event(), asyncio.Semaphore(RESULTS_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """How many receivers are being told now."""
-        return sum(len(place.flying) for place in self._places.values())
 
     def wake(self) -> None:
         """A notification was written, or is to be sent again. For the event loop's thread."""
@@ -131,34 +136,38 @@ class Webhooks:
 
     async def _start_due(self) -> float:
         """Start what is due and may go; when to look again, if nobody wakes the loop first."""
-        now, look_at = self._now(), NEVER
-        waiting = await asyncio.to_thread(self._outbox.waiting)
-        due = [name for name, first in waiting if first <= now and len(self._place(name).flying) < PER_PLACE]
-        look_at = min([first for _, first in waiting if first > now], default=NEVER)
-        # Those in flight are still among the first, so that one more than may fly tells when the next is due.
-        for name, found in (await asyncio.to_thread(self._outbox.first, due, PER_PLACE + 1)).items():
-            look_at = min(look_at, self._start(self._place(name), found, now))
+        now, look_at, free = self._now(), NEVER, []
+        # A row that is read while its try ends looks as if it were still to be sent.
+        flying = {id for place in self._places.values() for id in place.flying}
+        for name, first in await asyncio.to_thread(self._outbox.waiting):
+            place = self._places.get(name)
+            if first > now:
+                look_at = min(look_at, first)
+                break
+            if place is None or place.free:
+                free.append(name)
+            elif place.breaker.state == "open":
+                look_at = min(look_at, now + place.breaker.retry_after_s)
+        # As many places may have nothing to send but what is in flight.
+        for name, found in (await asyncio.to_thread(self._outbox.first, free[: 2 * AT_ONCE], PER_PLACE + 1)).items():
+            look_at = min(look_at, self._start(name, [one for one in found if one.request_id not in flying], now))
         return look_at
 
-    def _start(self, place: _Place, found: list[Notification], now: float) -> float:
-        if place.breaker.state == "open":
-            return now + place.breaker.retry_after_s
+    def _start(self, name: str, found: list[Notification], now: float) -> float:
+        place = self._places.setdefault(name, _Place(Breaker(self._now, TRIP)))
         for notification in found:
-            if notification.request_id in place.flying:
-                continue
             if notification.due_at > now:
                 return notification.due_at
             if len(place.flying) >= PER_PLACE or self.in_flight >= AT_ONCE or not place.breaker.admit():
                 return NEVER  # the end of a try wakes the loop
+            self.in_flight += 1
             place.flying[notification.request_id] = asyncio.create_task(self._fly(notification, place))
         return NEVER
 
-    def _place(self, name: str) -> _Place:
-        return self._places.setdefault(name, _Place(Breaker(self._now, TRIP)))
-
     async def _fly(self, notification: Notification, place: _Place) -> None:
+        answers = False
         try:
-            await self._try(notification, place)
+            answers = await self._try(notification, place)
         except asyncio.CancelledError:
             raise
         except SensoriumError as error:  # of the hub, not of the receiver: this was no try
@@ -172,9 +181,13 @@ class Webhooks:
             await self._record(notification, _Answer(error="the hub failed on this delivery"), self._now())
         finally:
             del place.flying[notification.request_id]
+            self.in_flight -= 1
+            if answers and not place.flying:
+                self._places.pop(notification.place, None)  # there is nothing to remember of it
             self._wake.set()
 
-    async def _try(self, notification: Notification, place: _Place) -> None:
+    async def _try(self, notification: Notification, place: _Place) -> bool:
+        """Send it and write down what came of it. Whether it was taken."""
         async with self._reading:
             ended = await self._payload(notification.request_id)
             signed = None if ended is None else await asyncio.to_thread(self._signed, notification, ended)
@@ -182,14 +195,16 @@ class Webhooks:
         began = self._now()
         if signed is None:
             place.breaker.released()
-            await self._record(notification, _Answer(error="the request is known no more"), began, last=True)
-            return
+            await self._record(notification, _Answer(error="the request runs again, or is known no more"), began, last=True)
+            return False
         answer = await self._asked(notification, *signed)
-        if retries.taken(answer.status):
+        taken = retries.taken(answer.status)
+        if taken:
             place.breaker.succeeded()
         else:
             place.breaker.failed()
         await self._record(notification, answer, began)
+        return taken
 
     def _signed(self, notification: Notification, ended: webhook.Ended) -> tuple[bytes, dict[str, str]]:
         body = webhook.notification(ended)

@@ -69,6 +69,7 @@ class Resumption:
         self._keep = keep
         self._calls = 0
         self._writing = asyncio.Lock()
+        self._later: set[asyncio.Task[None]] = set()
         try:
             self._kept = msgspec.convert(dict(state or {}), dict[str, _Kept])
         except msgspec.ValidationError:
@@ -88,6 +89,12 @@ class Resumption:
                 await self._keep(self.state)
             except StoreUnavailable as error:
                 log.warning("a hosted job goes on, but cannot be kept: %s", error.message)
+
+    def write_later(self) -> None:
+        """The same, for who cannot wait. When the run is over by then, it is too late, and harmless."""
+        task = asyncio.create_task(self.write())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
 
 class Place:
@@ -177,10 +184,11 @@ class Hold:
             await self._place.resumption.write()
 
     def forget(self) -> None:
-        """As `drop`, when there is no time to write: the run is being cancelled."""
+        """As `drop`, when there is no time to wait for the disk: the call is being cancelled."""
         if self.handle is not None:
             self._place._remove(self.handle)
             self.handle = None
+            self._place.resumption.write_later()
 
 
 _RESUMPTION: ContextVar[Resumption | None] = ContextVar("resumption", default=None)

@@ -144,7 +144,7 @@ class Files:
                 self.insert(db, kept, incoming.place)
                 self.check_quota(db, owner)
         except (FileExists, QuotaSpent):  # after any other trouble the row may be there
-            incoming.drop()
+            self.objects.remove([incoming.place])
             raise
         return kept
 

@@ -48,7 +48,7 @@ class Incoming:
             self._digest.update(data)
 
     def keep(self) -> None:
-        """Bring the bytes and the folder's entry to disk. Raises StoreUnavailable; then the file is dropped."""
+        """Bring the bytes and the folder's entry to disk. Raises StoreUnavailable; then the file is deleted."""
         with self._lock, told():
             if self._file is None:
                 raise OSError("the upload was given up")
@@ -62,14 +62,15 @@ class Incoming:
                 self._close()
 
     def drop(self) -> None:
-        """Delete the file. A write that is under way ends first."""
+        """Delete the file, unless it was kept. A write that is under way ends first."""
         with self._lock:
-            self._close()
-            self._delete()
+            if self._file is not None:
+                self._close()
+                self._delete()
 
     def _delete(self) -> None:
         with suppress(OSError):  # the sweep finds it
-            self._path.unlink(missing_ok=True)
+            self._path.unlink()
 
     def _close(self) -> None:
         if self._file is not None:

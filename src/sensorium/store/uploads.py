@@ -123,7 +123,7 @@ class Uploads:
                 self._check_size(db, ticket)
                 self.files.check_quota(db, ticket.owner)
         except (FileExists, QuotaSpent, BadParts, BodyTooLarge, Busy):
-            incoming.drop()
+            self.files.objects.remove([incoming.place])
             raise
         self.files.objects.remove(place for (place,) in before)
         return part
@@ -168,7 +168,7 @@ class Uploads:
                 files.insert(db, file, incoming.place)
                 db.execute("DELETE FROM upload_parts WHERE key = ?", (ticket.key,))
         except FileExists:
-            incoming.drop()
+            files.objects.remove([incoming.place])
             raise
         files.objects.remove(places)
         return file

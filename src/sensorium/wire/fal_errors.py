@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sensorium.errors import DeadlineExceeded, SensoriumError, Unprocessable
+from sensorium.errors import DeadlineExceeded, SensoriumError, TokenMissing, Unprocessable
 
 DOCS: Final = "https://docs.fal.ai/errors#"
 INPUT_SHOWN: Final = 200  # characters of a refused value that are repeated
@@ -19,6 +19,7 @@ ERROR_TYPE, TIMEOUT_TYPE, USER = "x-fal-error-type", "x-fal-request-timeout-type
 NEEDS_RETRY: Final = "x-fal-needs-retry"
 REFUSED: Final = {"x-fal-retryable": "false", NEEDS_RETRY: "0", "x-fal-billable-units": "0"}
 NO_USER: Final = "No user found for Key ID and Secret"
+NO_HEADER: Final = "Authorization header is required"
 NO_REQUEST: Final = "Request not found"
 # fal's types (Request Errors) by our status; where none fits, our code stands as the type.
 _TYPES: Final = {
@@ -75,7 +76,7 @@ def error(err: SensoriumError, request_id: str, kind: str = "") -> bytes:
     elif err.code == "app_not_found":
         detail = err.message
     elif err.code == "invalid_token":
-        detail = NO_USER
+        detail = NO_HEADER if isinstance(err, TokenMissing) else NO_USER
     told = {"detail": detail, "error_type": kind or error_type(err), "message": said, "request_id": request_id, **more}
     return msgspec.json.encode(told)
 

@@ -6,11 +6,12 @@ for a result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from sensorium.errors import BadRequest, SensoriumError, Unauthorized
+from sensorium.errors import BadRequest, SensoriumError, Unauthorized, UpstreamRefused
 from sensorium.wire.fal_errors import Refused, detail
 
 BUFFERING: Final = range(1, 61)  # of `max_buffering`, as the clients allow it
@@ -45,6 +46,14 @@ def told(error: SensoriumError, request_id: str) -> str:
         said |= {"status": "error", "error": "Unauthorized"}
     if isinstance(error, Refused):
         said["detail"] = error.details
+    if isinstance(error, UpstreamRefused):
+        said["source"] = error.source
+    return msgspec.json.encode(said).decode()
+
+
+def timings(seconds: float, request_id: str, headers: Mapping[str, str]) -> str:
+    """What follows a result, and both clients pass over: how long it took, and what the headers of a reply would have told of it."""
+    said = {"type": "x-fal-message", "action": "timings", "timing": round(seconds, 3), "request_id": request_id, "headers": headers}
     return msgspec.json.encode(said).decode()
 
 

@@ -227,16 +227,13 @@ export async function submitted_twice({ options, other }) {
 export async function priorities({ gate, first, low, normal }) {
   await fal.queue.submit(APP, first);
   await arrived(gate);
-  const ids = [
-    (await fal.queue.submit(APP, { ...low, priority: "low" })).request_id,
-    (await fal.queue.submit(APP, { ...normal, priority: "normal", hint: "lora-1" })).request_id,
-  ];
-  const positions = [];
-  for (const requestId of ids) {
-    positions.push((await fal.queue.status(APP, { requestId })).queue_position);
-  }
+  const lower = (await fal.queue.submit(APP, { ...low, priority: "low" })).request_id;
+  const usual = (await fal.queue.submit(APP, { ...normal, priority: "normal", hint: "lora-1" })).request_id;
+  const place = async (requestId) => (await fal.queue.status(APP, { requestId })).queue_position;
+  // A position that was told a moment ago may still be told.
+  const positions = { low: await until(() => place(lower)), normal: await place(usual) };
   await open(gate);
-  for (const requestId of ids) {
+  for (const requestId of [usual, lower]) {
     await standing(requestId, "COMPLETED");
   }
   return { positions };

@@ -1,6 +1,7 @@
 -- Notifications of ended requests, written with the end itself. Times are UTC, in seconds.
 -- state: 0 waiting, 1 delivered, 2 given up. `place` is the caller and the endpoint (the URL without its query), divided by a line end.
--- `round` grows when somebody asks for the notification again, so that what came of an older try does not end the newer round;
+-- `round` grows when somebody asks for the notification again, or the request ends again, so that what came of an older try does not end
+-- the newer round;
 -- `asked_at` is when the round began, `tries` counts its tries.
 
 CREATE TABLE outbox (
