@@ -128,3 +128,28 @@ def test_what_waits_of_a_capped_caller_is_never_scanned(tmp_path: Path, others: 
         return taken[0]
 
     assert asyncio.run(does()) < 1500
+
+
+def test_no_question_of_every_moment_scans_the_table(tmp_path: Path) -> None:
+    """Claims, places, deadlines and what is shown of the queue go by an index: no step of them reads all rows."""
+    order = "ORDER BY prio, vtag, seq LIMIT 4"
+    asked = [
+        f"SELECT seq FROM requests WHERE lane = 'x' AND state = 0 {order}",
+        f"SELECT prio, vtag, seq FROM requests WHERE lane = 'x' AND caller = 'a' AND state = 0 {order}",
+        "SELECT min(caller) FROM requests WHERE lane = 'x' AND state = 0 AND caller > 'a'",
+        "SELECT 1 FROM requests WHERE state = 2 AND not_before <= 1",
+        "SELECT 1 FROM requests WHERE state IN (0, 2) AND start_deadline <= 1",
+        "SELECT 1 FROM requests WHERE state = 0 AND prio > 0 AND created_at <= 1",
+        "SELECT seq FROM requests WHERE state > 2 AND payload_gone = 0 AND payload_expires_at <= 1 LIMIT 5",
+        "SELECT id FROM requests WHERE payload_gone = 1 AND finished_at <= 1 LIMIT 5",
+        "SELECT seq FROM requests WHERE state = 1",
+        "SELECT request FROM request_logs WHERE at <= 1 LIMIT 5",
+        "SELECT seq FROM requests WHERE caller = 'a' AND app = 'b' AND idem_key = 'c'",
+    ]
+
+    async def does() -> list[str]:
+        async with table(tmp_path) as requests:
+            return [f"{sql}: {row[3]}" for sql in asked for row in requests._database.read(f"EXPLAIN QUERY PLAN {sql}")]
+
+    plans = asyncio.run(does())
+    assert not [plan for plan in plans if ("SCAN" in plan.rsplit(": ", 1)[1] and "INDEX" not in plan) or "TEMP B-TREE" in plan]
