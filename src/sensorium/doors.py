@@ -39,7 +39,7 @@ from sensorium.wire import anthropic, fal_errors, nvidia, openai
 
 NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
 ANTHROPIC_PATH = "/v1/messages"
-FAL_PATHS = ("/fal/", "/.well-known/")
+FAL_PATH = "/fal/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def render(path: str) -> Render:
     """The dialect in which errors on `path` are written."""
     if path == ANTHROPIC_PATH or path.startswith(f"{ANTHROPIC_PATH}/"):
         return anthropic.error
-    if path.startswith(FAL_PATHS):
+    if path.startswith(FAL_PATH):
         return fal_errors.error
     return nvidia.error if path.startswith(NVIDIA_PATHS) else openai.error
 

@@ -41,6 +41,7 @@ class Positions:
         self._waiting, self._between, self._sampled, self._clock = waiting, between, sampled, clock
         self._told: OrderedDict[str, tuple[float, int, int]] = OrderedDict()
         self._tables: dict[str, _Table] = {}
+        self._building: set[str] = set()
 
     def of(self, request: Request) -> int:
         """How many are before it, 0 when it is next."""
@@ -61,14 +62,21 @@ class Positions:
         return place
 
     def stale(self, lanes: Iterable[str]) -> list[str]:
-        """Those of the lanes whose table is to be built anew."""
+        """Those of the lanes whose table is to be built anew, once each until it is. Tables of lanes that are short by now are dropped."""
         now = self._clock()
         long = [lane for lane in lanes if self._waiting(lane) > EXACT]
-        return [lane for lane in long if lane not in self._tables or self._tables[lane].again <= now]
+        for lane in set(self._tables) - set(long):
+            del self._tables[lane]
+        due = [lane for lane in long if lane not in self._building and (lane not in self._tables or self._tables[lane].again <= now)]
+        self._building.update(due)
+        return due
 
     def build(self, lane: str) -> None:
         """Build a lane's table. Blocks for up to a second where a million wait; the share of a core that this takes is bounded."""
         began = self._clock()
-        keys = self._sampled(lane, BLOCK)
+        try:
+            keys = self._sampled(lane, BLOCK)
+        finally:
+            self._building.discard(lane)
         ended = self._clock()
         self._tables[lane] = _Table(keys, ended + max(KEPT_S, (ended - began) / SHARE))
