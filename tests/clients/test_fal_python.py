@@ -23,6 +23,7 @@ from tests.clients.conftest import APP, KEY, Rig
 from tests.clients.site import ANSWER, FAIL, SIZE, WAIT, WHOLE, png
 from tests.clients.tls import authority
 from tests.hub_process import ROOT, hub_environment, running_hub
+from tests.simulators.site import eventually
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
 LARGE = 101 * 1024 * 1024
@@ -199,6 +200,12 @@ def test_a_webhook(client: fal_client.SyncClient, here: Rig) -> None:
     handle = client.submit(APP, asked(), webhook_url=f"{here.at}/hook/{name}?x=1&y=2")
     body = json.loads(site(here, f"/hook/{name}")["body"])
     assert (body["request_id"], body["status"], body["payload"]["output"]) == (handle.request_id, "OK", WHOLE)
+    path = f"{here.hub}/v1/requests/{handle.request_id}"
+    headers = {"authorization": f"Key {KEY}"}
+    eventually(lambda: httpx.get(f"{path}/deliveries", headers=headers).json()["state"] == "delivered")
+    assert httpx.post(f"{path}/redeliver", headers=headers).status_code == 202
+    eventually(lambda: len(here.site.posted[name]) == 2)
+    assert {one["headers"]["webhook-id"] for one in here.site.posted[name]} == {here.site.posted[name][0]["headers"]["webhook-id"]}
 
 
 def test_the_operator_sees_the_requests_of_all(client: fal_client.SyncClient, here: Rig) -> None:
@@ -219,6 +226,9 @@ def test_the_operator_sees_the_requests_of_all(client: fal_client.SyncClient, he
     with pytest.raises(HTTPError):
         handle.get()
     assert jobs("show", handle.request_id)[0] == f"request {handle.request_id} of other: cancelled"
+    site(here, f"/gate/{gate}", "POST")
+    assert jobs("retry", handle.request_id, token="other:s")[0].startswith(f"{handle.request_id}: ")
+    assert handle.get()["output"] == WHOLE
     other._client.close()
 
 
