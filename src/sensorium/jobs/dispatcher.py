@@ -88,7 +88,7 @@ class Jobs:
 
     async def position(self, request: Request) -> int:
         """How many of its lane are before a waiting request."""
-        return self._runner.positions.of(request)
+        return self._runner.places.of(request.lane, request.key)
 
     def cost(self, lane: str) -> float | None:
         """Seconds that a run of a lane takes, about; None as long as none was seen."""
@@ -167,6 +167,7 @@ class Jobs:
         self._watch.forget(id)
         if removed.waits:
             self._runner.lanes.came(removed.lane, removed.caller, -1)
+            self._runner.places.remove(removed.lane, removed.key)
         if removed.state is State.RUNNING:
             self._runner.end(id)
             if (running := self._runner.running.get(id)) is not None:

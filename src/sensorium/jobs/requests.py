@@ -17,7 +17,7 @@ from sensorium.jobs import rows
 from sensorium.jobs.endings import CANCELLED, TIMED_OUT
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, Made, NotRepeatable, Request, State
-from sensorium.jobs.rows import COLUMNS, INLINE, KEPT_S, ORDER
+from sensorium.jobs.rows import COLUMNS, INLINE, KEPT_S
 from sensorium.store.database import Connection, Database
 from sensorium.store.writer import Writer
 
@@ -312,16 +312,10 @@ class Requests:
             for row in self._database.read("SELECT attempt, began, ended, outcome FROM attempts WHERE request = ? ORDER BY ended", id)
         ]
 
-    def between(self, lane: str, low: tuple[int, float, int] | None, high: tuple[int, float, int]) -> int:
-        """How many wait in a lane before one key of the order, from another on (None: from the first)."""
-        sql = "SELECT count(*) FROM requests WHERE lane = ? AND state = 0 AND (prio, vtag, seq) < (?, ?, ?)"
-        sql += "" if low is None else " AND (prio, vtag, seq) >= (?, ?, ?)"
-        return int(self._database.read(sql, lane, *high, *(low or ()))[0][0])
-
-    def sampled(self, lane: str, every: int) -> list[tuple[int, float, int]]:
-        """Every so-and-so-many-th key of those that wait in a lane, from the first on."""
-        inner = f"SELECT prio, vtag, seq, row_number() OVER ({ORDER}) AS place FROM requests WHERE lane = ? AND state = 0"
-        return self._database.search(f"SELECT prio, vtag, seq FROM ({inner}) WHERE place % ? = 1 {ORDER}", lane, every)
+    def keys(self) -> list[tuple[str, tuple[int, float, int]]]:
+        """(lane, key of its order) of all that wait."""
+        found = self._database.search("SELECT lane, prio, vtag, seq FROM requests WHERE state IN (0, 2)")
+        return [(lane, (prio, vtag, seq)) for lane, prio, vtag, seq in found]
 
     def ids(self) -> set[str]:
         """Every request whose payload is kept."""

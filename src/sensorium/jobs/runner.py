@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from sensorium.errors import SensoriumError
@@ -17,10 +18,10 @@ from sensorium.jobs import endings
 from sensorium.jobs.again import MOST_RUNS
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line, Log
+from sensorium.jobs.places import Places
 from sensorium.jobs.policy import Outside as Outside
 from sensorium.jobs.policy import Policy as Policy
-from sensorium.jobs.positions import Positions
-from sensorium.jobs.request import Made, Request
+from sensorium.jobs.request import LOW, Made, Request
 from sensorium.jobs.requests import BATCH, Requests
 from sensorium.jobs.results import Results, input_name
 from sensorium.jobs.run import Run, Work
@@ -56,7 +57,7 @@ class Runner:
         self.requests, self.results, self.lanes, self.shares, self.policy = requests, results, lanes, shares, policy
         self._works, self._outside = works, outside
         self.watch = Watch(requests.of)
-        self.positions = Positions(lambda lane: lanes.waiting[lane], requests.between, requests.sampled, requests.now)
+        self.places = Places()
         self.running: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self.ready = asyncio.Event()
         self._settling = Settling(requests, results, lanes, shares, outside, policy.kept_s, self.came, self.over)
@@ -71,11 +72,13 @@ class Runner:
 
     def changed(self, request: Request) -> None:
         """It waits now, and is counted."""
+        self.places.add(request.lane, request.key)
         self.watch.put(request)
         self._wake.set()
 
     def left(self, request: Request) -> None:
         """One that waited is over."""
+        self.places.remove(request.lane, request.key)
         self.lanes.came(request.lane, request.caller, -1)
         self.over(request)
 
@@ -150,6 +153,7 @@ class Runner:
         # No await among those that are claimed: whoever cancels one of them finds its run.
         for request, body in await self.requests.claim(free, self.lanes.caps(), self.lanes.slots) if free else ():
             self.lanes.began(request)
+            self.places.remove(request.lane, request.key)
             self.shares.claimed(request.lane, request.vtag)
             self.watch.put(request)
             keeps = (self.requests.now, self.requests.keep, self._write_lines, self.watch.wake)
@@ -161,13 +165,12 @@ class Runner:
         while self.requests.anything_due(self.policy.low_max_wait_s):
             ready, late = await self.requests.due(self.policy.low_max_wait_s, self.policy.kept_s)
             for request in ready:
-                self.watch.put(request)
+                self.places.remove(request.lane, replace(request, prio=LOW).key)
+                self.changed(request)
             for request in late:
                 self.left(request)
             if len(late) < BATCH:
                 break
-        for lane in self.positions.stale(self.lanes.waiting):
-            self.beside(asyncio.to_thread(self.positions.build, lane))
         now = self.requests.now()
         if abs(now - self._slow) >= SLOW_TICK_S:
             self._slow = now
@@ -201,6 +204,7 @@ class Runner:
             least[lane] = min(tag, least.get(lane, tag))
         for lane, tag in least.items():
             self.shares.begins(lane, tag)
+        self.places.load(await asyncio.to_thread(self.requests.keys))
         self.ready.set()
 
     async def _expire(self) -> None:
