@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import itertools
 import json
@@ -27,7 +28,7 @@ from tests.simulators.site import eventually
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
 LARGE = 101 * 1024 * 1024
-# The client leaves the connections open that it uploads with.
+# The client leaves the connections open that it uploads with. They are closed within each test, where that may be passed over.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 names = (f"py{number}" for number in itertools.count())
 HTTPError = fal_client.client.FalClientHTTPError
@@ -45,6 +46,12 @@ def lead_to(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_URL", f"{hub}/fal/rest")
     monkeypatch.setattr(module, "CDN_URL", f"{hub}/fal/cdn")
     monkeypatch.setattr(module, "REALTIME_URL_FORMAT", f"{hub.replace('http', 'ws', 1)}/fal/run/")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -349,6 +356,20 @@ def test_a_large_file_goes_in_parts(client: fal_client.SyncClient, tmp_path: Pat
     assert fetched(client.upload_file(path)) == expected
     assert fetched(client.upload(data, "application/octet-stream")) == expected
     assert fetched(with_async(lambda one: one.upload_file(path))) == expected
+
+
+def test_no_key_and_no_token_is_written_anywhere(client: fal_client.SyncClient, here: Rig) -> None:
+    other = fal_client.SyncClient(key="other:s")
+    client.upload(b"x", "text/plain")
+    with client.realtime(APP) as connection:
+        connection.send(asked())
+        connection.recv()
+    other.run(APP, asked())
+    other._client.close()
+    written = b"".join(path.read_bytes() for path in here.folder.rglob("*") if path.is_file() and path.suffix != ".toml")
+    assert b"/fal/run/" in written  # the log is among it
+    for secret in (KEY.encode(), b"s3cret", b"other:s", b"fal_jwt_token"):
+        assert secret not in written
 
 
 # ---- by the environment, over TLS
