@@ -23,12 +23,14 @@ from sensorium.api.metrics import TEXT, MetricsDoor
 from sensorium.api.router import Entry, Router
 from sensorium.api.visit import Visit
 from sensorium.engines.supervisor import EngineProcess
+from sensorium.jobs.request import Asked
 from sensorium.jobs.requests import Requests
 from sensorium.metrics import Counted
 from sensorium.routing.call import Attempt, Record
 from sensorium.settings import load
 from sensorium.store.calls import Calls
 from sensorium.store.database import Database, StoreUnavailable
+from sensorium.store.writer import Writer
 from sensorium.wire import openai
 from sensorium.wire.failure import Failure
 from sensorium.wire.usage import Usage
@@ -211,12 +213,16 @@ class Losing(Calls):
         return 7
 
 
+async def one_runs_and_two_wait(requests: Requests) -> None:
+    for id in "123":
+        await requests.submit(id, Asked(work="w", app="a/b", path="", lane="m", caller="a", body=b"{}"), 0.0, {})
+    await requests.claim([("m", 1)])
+    requests.close()
+
+
 def test_what_is_stored_is_told(tmp_path: Path, at: str) -> None:
     with bench(tmp_path, at, TWO, calls=Losing, queue=False) as hub, closing(Database(tmp_path)) as beside:
-        requests = Requests(beside)
-        for _ in range(3):
-            requests.submit("a", {}, b"{}")
-        requests.claim(1)
+        asyncio.run(one_runs_and_two_wait(Requests(beside, Writer(beside))))
         told = parsed(hub.page())
     assert total(told, "records_lost_total") == 7
     assert (total(told, "queue_requests", state="waiting"), total(told, "queue_requests", state="running")) == (2, 1)
