@@ -103,7 +103,7 @@ def bench(folder: Path, site: str, text: str, more: str = "", calls: type[Calls]
         upstream = LazyUpstream()
         configured = load(file, {"MAC_API_TOKEN": TOKEN}, data_dir=folder)
         built = app.build(configured, None, upstream.send, vault, calls=calls(vault.database, 1e6, 10_000))
-        with serving(living(built.router, built.jobs, upstream) if queue else built.router) as base:
+        with serving(living(built.router, built.durable.jobs, upstream) if queue else built.router) as base:
             made = Hub(base, [])
             try:
                 yield Bench(made)

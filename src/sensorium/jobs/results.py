@@ -37,11 +37,15 @@ class Results:
     def put(self, id: str, attempt: int, data: bytes) -> None:
         """Write the result of one run. It shows under its name only when it is whole and synced, and so does the folder."""
         unfinished = self._folder / f"{id}.{attempt}.part"
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._folder / id)
+        try:
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._folder / id)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # a full disk needs the room
+            raise
         _synced(self._folder)
 
     def get(self, id: str) -> bytes | None:
@@ -63,7 +67,10 @@ class Results:
         raw, body = self.get(_spool(running.id)), self.get(running.id)
         if raw is None or body is None:
             return None
-        said = msgspec.json.decode(raw, type=Spooled)
+        try:
+            said = msgspec.json.decode(raw, type=Spooled)
+        except msgspec.DecodeError:
+            return None
         return Made(body, said.status, said.told, said.files) if said.attempt == running.attempt else None
 
     def unspool(self, ended: Request, filed: bool) -> None:
