@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -23,18 +23,16 @@ from sensorium.api.metrics import TEXT, MetricsDoor
 from sensorium.api.router import Entry, Router
 from sensorium.api.visit import Visit
 from sensorium.engines.supervisor import EngineProcess
-from sensorium.jobs.request import Asked
-from sensorium.jobs.requests import Requests
 from sensorium.metrics import Counted
 from sensorium.routing.call import Attempt, Record
 from sensorium.settings import load
 from sensorium.store.calls import Calls
-from sensorium.store.database import Database, StoreUnavailable
-from sensorium.store.writer import Writer
+from sensorium.store.database import StoreUnavailable
 from sensorium.wire import openai
 from sensorium.wire.failure import Failure
 from sensorium.wire.usage import Usage
 from tests.api.hubs import Hub, LazyUpstream, living
+from tests.jobs.queues import claimed, put, table
 from tests.routing.hosted import call, chat, provider
 from tests.serving import serving
 from tests.simulators.site import CUBE, HELLO, KEY, SETTINGS, eventually, running
@@ -213,16 +211,15 @@ class Losing(Calls):
         return 7
 
 
-async def one_runs_and_two_wait(requests: Requests) -> None:
-    for id in "123":
-        await requests.submit(id, Asked(work="w", app="a/b", path="", lane="m", caller="a", body=b"{}"), 0.0, {})
-    await requests.claim([("m", 1)])
-    requests.close()
-
-
 def test_what_is_stored_is_told(tmp_path: Path, at: str) -> None:
-    with bench(tmp_path, at, TWO, calls=Losing, queue=False) as hub, closing(Database(tmp_path)) as beside:
-        asyncio.run(one_runs_and_two_wait(Requests(beside, Writer(beside))))
+    async def three() -> None:
+        async with table(tmp_path) as requests:
+            for _ in range(3):
+                await put(requests)
+            await claimed(requests)
+
+    with bench(tmp_path, at, TWO, calls=Losing, queue=False) as hub:
+        asyncio.run(three())
         told = parsed(hub.page())
     assert total(told, "records_lost_total") == 7
     assert (total(told, "queue_requests", state="waiting"), total(told, "queue_requests", state="running")) == (2, 1)
