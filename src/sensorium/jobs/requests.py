@@ -333,9 +333,9 @@ class Requests:
 
     def standing(self) -> tuple[int, int]:
         """How many requests wait, and how many run."""
-        counts = (f"(SELECT count(*) FROM requests WHERE state {which})" for which in ("IN (0, 2)", "= 1"))
-        queued, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
-        return int(queued), int(running)
+        counts = (f"(SELECT count(*) FROM requests WHERE state = {state})" for state in (0, 2, 1))  # an index each
+        queued, delayed, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
+        return int(queued + delayed), int(running)
 
 
 def _hash(asked: Asked) -> bytes | None:

@@ -144,6 +144,8 @@ class Runner:
         if waited_for := {*(task for _, task in running), *self._beside}:
             await asyncio.wait(waited_for, timeout=CANCEL_S)  # what does not let go is found running by the next start
         await self._settling.stop()
+        if self._beside:  # what the last ends have left to do
+            await asyncio.wait(self._beside, timeout=CANCEL_S)
 
     async def _step(self) -> None:
         if not self.ready.is_set():
