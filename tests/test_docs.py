@@ -81,8 +81,11 @@ def test_the_layers_are_told_as_they_are_kept() -> None:
         said = re.search(rf"`{part}` ([^;.]*)", page[told.end() :])
         assert said is not None
         assert {name for name in re.findall(r"[a-z]+", said[1]) if name in ORDER} >= MAY_USE[part] - {part}
-    for place in SQL_IN:
-        assert place in page or f"`{Path(place).stem}`" in page, place
+    places = re.search(r"SQL stands in ([^.]*)\.", page)
+    assert places is not None
+    assert [f"jobs/{name}" if name != "store/" else name for name in re.findall(r"`(?:jobs/)?([a-z_/]+)`", places[1])] == [
+        place.removesuffix(".py") for place in SQL_IN
+    ]
 
 
 def test_the_readme_names_every_command() -> None:
