@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sensorium.jobs.request import Made, Request
+from sensorium.store.objects import synced
 
 FOLDER = "results"
 
@@ -46,7 +47,7 @@ class Results:
         except OSError:
             unfinished.unlink(missing_ok=True)  # a full disk needs the room
             raise
-        _synced(self._folder)
+        synced(self._folder)
 
     def get(self, id: str) -> bytes | None:
         """The result of a request, None when there is none."""
@@ -96,13 +97,3 @@ def input_name(id: str) -> str:
 
 def _spool(id: str) -> str:
     return f"{id}.spool"
-
-
-def _synced(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
