@@ -48,7 +48,7 @@ def serve(
     settings: Annotated[Path | None, typer.Option(help="TOML settings file.", show_default=False)] = None,
     allow_egress: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST:PORT", help="Private address that image URLs may reach (repeatable).", show_default=False),
+        typer.Option(metavar="HOST:PORT", help="Private address that image URLs and webhooks may reach (repeatable).", show_default=False),
     ] = None,
     require: Annotated[
         str, typer.Option(metavar="MODALITY,...", help="Do not start unless these are on, such as image,audio.", show_default=False)
