@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import logging.handlers
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -233,6 +236,34 @@ def test_a_range_is_what_slicing_gives(held: tuple[Site, str], first: int | None
         assert first is None or first >= 100
     else:
         assert raw == data
+
+
+def test_a_file_is_not_read_on_for_a_reader_who_has_left(tmp_path: Path) -> None:
+    with shelved(tmp_path, Clock(), **LARGE) as files:
+        file = files.put(bytes(16 * fal_files.PIECE), owner="ada", content_type="a/b", name="x")
+        router = Router(fal_files.entries(FalFiles(files, Named())), Named(), lambda path: fal_errors.error, 4096)
+        scope = {"type": "http", "method": "GET", "path": files.url(file, ""), "headers": [], "query_string": b""}
+        told = iter([{"type": "http.request", "body": b""}])
+        sent: list[int] = []
+
+        async def left() -> None:
+            first = asyncio.Event()
+
+            async def receive() -> Any:
+                if (asked := next(told, None)) is not None:
+                    return asked
+                await first.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(len(message.get("body", b"")))
+                if sent[-1]:
+                    first.set()
+
+            await router(scope, receive, send)
+
+        asyncio.run(left())
+        assert 0 < sum(sent) < file.size
 
 
 @given(st.data())
@@ -481,11 +512,19 @@ def test_a_compressed_body_is_not_mistaken_for_the_file(here: Site) -> None:
 
 
 def test_the_log_tells_of_files_without_the_right_to_them(here: Site, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "sensorium.hub"):
-        upload, link = here.initiated()
-        here.call("PUT", f"{upload}/1", b"x", key=None)
-        here.call("GET", link, key=None)
-    lines = [line for line in caplog.text.splitlines() if "/fal/cdn/" in line]
+    said = SimpleQueue[logging.LogRecord]()  # a line is written when its answer has gone out already
+    listening = logging.handlers.QueueHandler(said)
+    logger = logging.getLogger("sensorium.hub")
+    with caplog.at_level("INFO", logger.name):
+        logger.addHandler(listening)
+        try:
+            upload, link = here.initiated()
+            here.call("PUT", f"{upload}/1", b"x", key=None)
+            here.call("GET", link, key=None)
+            told = [said.get(timeout=10).getMessage() for _ in range(3)]
+        finally:
+            logger.removeHandler(listening)
+    lines = [line for line in told if "/fal/cdn/" in line]
     assert len(lines) == 2
     for right in (upload.rpartition("/")[2], link.removeprefix(here.base + filelinks.PREFIX).partition("/")[0]):
         assert not any(right[12:40] in line for line in lines)
@@ -529,7 +568,7 @@ def test_own_files_are_listed_told_and_deleted(here: Site) -> None:
             assert here.json(method, f"/v1/files/{name}", key="bob")[0] == 404
     assert here.json("DELETE", f"/v1/files/{oldest['id']}")[1]["deleted"] is True
     assert here.call("GET", links[0], key=None)[0].status == 404
-    for wrong in ("limit=0", "limit=101", "limit=x"):
+    for wrong in ("limit=0", "limit=101", "limit=x", f"limit={'9' * 5000}"):
         assert here.json("GET", f"/v1/files?{wrong}")[0] == 400
     assert here.json("GET", "/v1/files?after=x")[0] == 404
     assert here.json("GET", "/v1/files", key=None)[0] == 401
