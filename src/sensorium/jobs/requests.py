@@ -19,6 +19,7 @@ from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, Made, NotRepeatable, Request, State
 from sensorium.jobs.rows import COLUMNS, INLINE, KEPT_S
 from sensorium.store.database import Connection, Database
+from sensorium.store.files import disown
 from sensorium.store.writer import Writer
 
 KEY_S = 86_400.0  # how long an idempotency key is remembered
@@ -229,11 +230,12 @@ class Requests:
         await self._writer.do(lambda db: rows.write_lines(db, running.id, lines) if rows.runs(db, running) else None)
 
     async def remove(self, caller: str | None, id: str) -> Request:
-        """Forget a request, its payload and its lines. Raises UnknownRequest."""
+        """Forget a request, its payload, its lines and the files that it made. Raises UnknownRequest."""
 
         def change(db: Connection) -> Request:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
             rows.forget(db, [id])
+            disown(db, found.caller, id)
             return found
 
         return await self._writer.do(change)

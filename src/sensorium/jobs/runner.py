@@ -60,7 +60,7 @@ class Runner:
         self.places = Places()
         self.running: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self.ready = asyncio.Event()
-        self._settling = Settling(requests, results, lanes, shares, outside, policy.kept_s, self.came, self.over)
+        self.settling = Settling(requests, results, lanes, shares, outside, policy.kept_s, self.came, self.over)
         self._wake = asyncio.Event()
         self._beside: set[asyncio.Task[Any]] = set()
         self._tidied = self._slow = -EXPIRE_EVERY_S
@@ -143,7 +143,7 @@ class Runner:
             beside.cancel()
         if waited_for := {*(task for _, task in running), *self._beside}:
             await asyncio.wait(waited_for, timeout=CANCEL_S)  # what does not let go is found running by the next start
-        await self._settling.stop()
+        await self.settling.stop()
 
     async def _step(self) -> None:
         if not self.ready.is_set():
@@ -225,12 +225,12 @@ class Runner:
             with under(restored(request.call.get("terms"), (request.id, request.attempt))), under_resumption(_hosted(run)):
                 made = await self._outcome(run, filed)
             origin.end(made.status, len(run.body), len(made.body) if isinstance(made, Made) else 0)
-            settling.append(self._settling.ended(run, made))
+            settling.append(self.settling.ended(run, made))
             await asyncio.shield(settling[0])
         except asyncio.CancelledError:
             origin.end(0, len(run.body), 0)
             if not settling:  # what was whole before it was wanted no more stays as it is
-                settling.append(self._settling.stopped(run))
+                settling.append(self.settling.stopped(run))
             await asyncio.shield(settling[0])
             raise
         finally:
@@ -275,7 +275,7 @@ class Runner:
         """End a request that was cancelled and whose run does not let go."""
         done, _ = await asyncio.wait({task}, timeout=CANCEL_S)
         if not done:
-            self._settling.stopped(run)
+            self.settling.stopped(run)
 
     async def _write_lines(self, request: Request, lines: list[Line]) -> bool:
         try:
