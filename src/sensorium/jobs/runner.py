@@ -56,7 +56,7 @@ class Runner:
     ) -> None:
         self.requests, self.results, self.lanes, self.shares, self.policy = requests, results, lanes, shares, policy
         self._works, self._outside = works, outside
-        self.watch = Watch(requests.of)
+        self.watch = Watch(self.requests.of)
         self.places = Places()
         self.running: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self.ready = asyncio.Event()
@@ -64,6 +64,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._beside: set[asyncio.Task[Any]] = set()
         self._tidied = self._slow = -EXPIRE_EVERY_S
+        self._unserved = dict[str, float]()  # lanes that nobody can serve, and since when
 
     def came(self, request: Request) -> None:
         """One more waits."""
@@ -175,13 +176,19 @@ class Runner:
         if abs(now - self._slow) >= SLOW_TICK_S:
             self._slow = now
             await self._recover(self.running)
-            for lane in self.lanes.unready() if self.policy.unserved_s else ():
-                ids = await asyncio.to_thread(self.requests.unserved, lane, now - self.policy.unserved_s)
-                for request in await self.requests.fail(ids, endings.UNSERVED, self.policy.kept_s):
-                    self.left(request)
+            await self._give_up(now)
         if abs(now - self._tidied) >= EXPIRE_EVERY_S:
             self._tidied = now
             self.beside(self._expire())
+
+    async def _give_up(self, now: float) -> None:
+        """Fail what has waited too long in lanes that nobody has been there to serve for as long."""
+        self._unserved = {lane: min(now, self._unserved.get(lane, now)) for lane in self.lanes.unready()}
+        before = now - self.policy.unserved_s
+        for lane in [lane for lane, since in self._unserved.items() if since <= before] if self.policy.unserved_s else ():
+            ids = await asyncio.to_thread(self.requests.unserved, lane, before)
+            for request in await self.requests.fail(ids, endings.UNSERVED, self.policy.kept_s):
+                self.left(request)
 
     async def _recover(self, running: Collection[str]) -> None:
         """Clean up after runs that are none: all but those that go on here."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
-from sensorium.jobs.again import Again, after
+from sensorium.jobs.again import THROTTLED, Again, after, throttled_since
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.policy import Outside
 from sensorium.jobs.request import Made, Request, State
@@ -109,7 +109,8 @@ class Settling:
         if again.cools:
             self._lanes.cool(request.lane, until)
         lines, counts = await run.last_lines(), {"run": again.run, "death": again.death}
-        left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, **counts))
+        told = {THROTTLED: throttled_since(request, until)} if again.cools else {}
+        left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, told=told, **counts))
         run.lines.close()
         if left is not None:
             (self._over if left.done else self._came)(left)
