@@ -202,7 +202,8 @@ class Runner:
         await self._recover(())
         known = await asyncio.to_thread(self.requests.ids)
         await asyncio.to_thread(self.results.sweep, known | {input_name(id) for id in known})
-        waiting = await asyncio.to_thread(self.requests.waiting)
+        waiting, keys = await asyncio.to_thread(self.requests.waiting), await asyncio.to_thread(self.requests.keys)
+        self.places.load(keys)  # from here on nothing can fail, or the next try would count twice
         for lane, caller, count, _, most in waiting:
             self.lanes.came(lane, caller, count)
             self.shares.waits(lane, caller, most)
@@ -211,7 +212,6 @@ class Runner:
             least[lane] = min(tag, least.get(lane, tag))
         for lane, tag in least.items():
             self.shares.begins(lane, tag)
-        self.places.load(await asyncio.to_thread(self.requests.keys))
         self.ready.set()
 
     async def _expire(self) -> None:
