@@ -40,7 +40,7 @@ from sensorium.wire import webhook
 from sensorium.wire.webhook import Ended
 
 MB = 1024 * 1024
-SWEEP_EVERY_S = 3600.0
+SWEEP_EVERY_S, REST_EVERY_S = 3600.0, 60.0
 log = logging.getLogger("sensorium.hub")
 
 
@@ -66,6 +66,16 @@ class Durable:
             except (StoreUnavailable, OSError) as error:
                 log.warning("old files are not swept: %s", type(error).__name__)
             await sleep(SWEEP_EVERY_S)
+
+    async def keep_small(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Empty the database's log whenever nothing is written for a while."""
+        seen = -1
+        while True:
+            await sleep(REST_EVERY_S)
+            try:
+                seen = await asyncio.to_thread(self.files.database.rest, seen)
+            except StoreUnavailable as error:
+                log.warning("the database's log is not emptied: %s", error.message)
 
 
 def build(settings: Settings, dispatch: Dispatch, vault: Vault) -> Durable:

@@ -158,7 +158,7 @@ class Jobs:
         return request
 
     async def remove(self, caller: str | None, id: str) -> Request:
-        """Forget a request and its result; a run of it ends, and its upstream call with it. Raises UnknownRequest."""
+        """Forget a request, its result and its files; a run of it ends, and its upstream call with it. Raises UnknownRequest."""
         await self._until_ready()
         return await _whole(self._remove(caller, id))
 
@@ -173,6 +173,7 @@ class Jobs:
             if (running := self._runner.running.get(id)) is not None:
                 await asyncio.wait({running[1]}, timeout=CANCEL_S)
         await asyncio.to_thread(self.results.remove, [id, input_name(id)])
+        await self._runner.settling.discard()
         return removed
 
     async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:

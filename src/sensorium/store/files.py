@@ -312,6 +312,11 @@ class Files:
         return QuotaSpent(f"{owner} would keep {used} bytes or more in files; at most {self._quota} are allowed", hint=SHELF_HINT)
 
 
+def disown(db: Connection, owner: str, request: str) -> None:
+    """Mark the files that a request of this owner's has made: nobody reads them, and the next `discard` or `sweep` deletes them."""
+    db.execute("UPDATE files SET gone = 1 WHERE request = ? AND owner = ?", (request, owner))
+
+
 def new_place(key: str) -> str:
     """Where bytes for a key may lie. Every try has another place, so that no two write to the same file."""
     return f"{key}-{secrets.token_hex(4)}"
