@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.errors import Busy, SensoriumError, UpstreamRefused
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
@@ -63,6 +64,7 @@ class Jobs:
             await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
         request, replayed = await self.requests.submit(id, asked, self._runner.shares.tag(asked.lane, asked.caller), call)
         if not replayed:
+            failpoints.reach("submit_committed")
             self._runner.came(request)
         return request, replayed
 
@@ -121,6 +123,7 @@ class Jobs:
         if request.state is State.CANCELLED and asked:
             self._runner.left(request)
         elif asked:
+            failpoints.reach("cancel_committed")
             self._watch.put(request)
             self._runner.end(id)
         return asked

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.errors import Cause, SensoriumError
 from sensorium.jobs import endings
 from sensorium.jobs.again import MOST_RUNS, Again, after
@@ -162,6 +163,7 @@ class Runner:
         await self.tick()
         free = self.lanes.free(self.requests.now())
         for request, body in await self.requests.claim(free, self.lanes.caps()) if free else ():
+            failpoints.reach("claimed")
             self.lanes.began(request)
             self.shares.claimed(request.lane, request.vtag)
             self.watch.put(request)
@@ -328,6 +330,7 @@ class Runner:
                 await asyncio.to_thread(self._outside.discard, made.files)
                 state, made, filed = State.FAILED, endings.failed(SensoriumError("the result cannot be kept"), "final", request.id), False
         over = await self.requests.finish(request, state, made, await run.last_lines(), kept_s)
+        failpoints.reach("finish_committed")
         if over is None:
             await asyncio.to_thread(self._outside.discard, made.files)
             return
