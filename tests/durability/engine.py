@@ -1,4 +1,4 @@
-"""A model behind the hub that keeps a journal: which prompt began when, how it ended. It works, hangs, refuses or drops the line as told."""
+"""A model behind the hub that keeps a journal: which prompt began when, and how it ended. It works, hangs, refuses or drops as told."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +44,10 @@ class Ran:
 
 @dataclass(slots=True)
 class Engine:
-    """The ASGI app. `acts` says what the next calls of a prompt meet, in turn; `usual` is for all others. `hub` numbers hub processes."""
+    """The ASGI app. `acts` says what the next calls of a prompt meet, in turn, `usual` makes that of all others; `hub` numbers the hub's
+    processes."""
 
-    usual: Act = field(default_factory=Act)
+    usual: Callable[[], Act] = Act
     acts: dict[str, list[Act]] = field(default_factory=dict)
     journal: list[Ran] = field(default_factory=list)
     hub: int = 0
@@ -65,7 +67,7 @@ class Engine:
         asked = json.loads(body)
         said = {name.decode(): text.decode() for name, text in scope["headers"]}
         planned = self.acts.get(asked["prompt"])
-        act = planned.pop(0) if planned else self.usual
+        act = planned.pop(0) if planned else self.usual()
         ran = Ran(asked["prompt"], self.hub, said.get("x-sensorium-attempt"), time.monotonic())
         self.journal.append(ran)
         if await self._left_early(act, receive):

@@ -25,6 +25,7 @@ from tests.hub_process import ROOT, hub_environment
 
 APP = "/fal/queue/fal-ai/flux"
 WAIT_S = 60.0
+PROGRAM = ("sensorium.cli",)
 SETTINGS = """
 [server]
 probe_at_start = false
@@ -61,7 +62,7 @@ class Answer:
 class Hub:
     """One data folder and its hub processes, one after the other. `program` is what runs instead of the `sensorium` command."""
 
-    def __init__(self, folder: Path, settings: str, engine: Engine | None = None, program: tuple[str, ...] = ("sensorium.cli",)) -> None:
+    def __init__(self, folder: Path, settings: str, engine: Engine | None = None, program: tuple[str, ...] = PROGRAM) -> None:
         self.folder, self.port, self.engine, self.program = folder, _port(), engine or Engine(), program
         self.base = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from sensorium.jobs.request import State
 from tests.durability.engine import Engine
 from tests.durability.hooks import Hooks
-from tests.durability.hub import SETTINGS, Hub, eventually
+from tests.durability.hub import PROGRAM, SETTINGS, Hub, eventually
 from tests.serving import serving
 
 ROUNDS = int(os.environ.get("SENSORIUM_DURABILITY_ROUNDS", "5"))  # of every step that kills the hub
@@ -84,7 +84,7 @@ def rigged(folder: Path, *, kind: str = "genai", off: str = "", more: str = "") 
     with serving(engine) as model, serving(hooks) as hook:
         allow = f'"{hook.removeprefix("http://")}"'
         settings = SETTINGS.format(allow=allow, kind=kind, engine=model + ("/v1/genai" if kind == "genai" else "/v1"), more=more)
-        program = ("tests.durability.unsafe_program", off) if off else ("sensorium.cli",)
+        program = ("tests.durability.unsafe_program", off) if off else PROGRAM
         hub = Hub(folder, settings, engine, program)
         try:
             yield Rig(hub, engine, hooks, f"{hook}/hook")

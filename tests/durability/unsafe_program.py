@@ -14,7 +14,7 @@ from sensorium.jobs.results import Results
 from sensorium.store import objects, writer
 from sensorium.store.writer import Writer
 
-LATE_S = 0.5
+LATE_S = 0.1
 
 
 def reply_before_commit() -> None:
