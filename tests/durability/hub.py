@@ -128,10 +128,10 @@ class Hub:
             reply = connection.getresponse()
             return Answer(reply.status, {name.lower(): text for name, text in reply.getheaders()}, reply.read())
 
-    def submit(self, prompt: str, *, key: str = "", hook: str = "", embedded: bool = False) -> Answer:
-        """Ask for a picture at fal's queue. Raises as `call` does."""
+    def submit(self, prompt: str, *, key: str = "", hook: str = "", embedded: bool = False, **more: Any) -> Answer:
+        """Ask for a picture at fal's queue; `more` are members of the input. Raises as `call` does."""
         query = f"?fal_webhook={quote(hook, safe='')}" if hook else ""
-        asked = {"prompt": prompt, "seed": 7, "sync_mode": embedded, "output_format": "png", "image_size": "square_hd"}
+        asked = {"prompt": prompt, "seed": 7, "sync_mode": embedded, "output_format": "png", "image_size": "square_hd", **more}
         return self.call("POST", f"{APP}/schnell{query}", asked, {"idempotency-key": key} if key else {})
 
     def status(self, id: str) -> dict[str, Any]:
