@@ -31,7 +31,7 @@ def hub(folder: Path) -> Iterator[tuple[Hub, Site, Vault]]:
         file.write_text(OWN_KEY.format(site=f"http://{site.address}"), "utf-8")
         upstream = LazyUpstream()
         built = app.build(load(file, {}, data_dir=folder), None, upstream.send, vault)
-        with serving(living(built.router, built.jobs, upstream)) as base:
+        with serving(living(built.router, built.durable.jobs, upstream)) as base:
             made = Hub(base, [])
             try:
                 yield made, site, vault

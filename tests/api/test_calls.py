@@ -60,7 +60,7 @@ def recorded(configured: Settings, folder: Path) -> Iterator[tuple[Hub, Calls]]:
         calls = Calls(database, keep_s=1e6, keep=100_000)
         at = configured.model_copy(update={"server": configured.server.model_copy(update={"data_dir": folder})})
         built = app.build(at, None, upstream.send, vault, calls=calls)
-        with serving(living(built.router, built.jobs, upstream)) as base:
+        with serving(living(built.router, built.durable.jobs, upstream)) as base:
             hub = Hub(base, [])
             try:
                 yield hub, calls

@@ -19,6 +19,7 @@ from sensorium.apps.reading import read
 from sensorium.errors import AddressRefused, SensoriumError, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.repeat import verdict
+from sensorium.routing.terms import restored, under
 from sensorium.store.database import StoreUnavailable
 from sensorium.wire.fal_errors import Refused
 from tests.apps.stands import BASE, Bench, Says, events, gathered
@@ -406,7 +407,8 @@ def test_an_address_that_may_not_be_called() -> None:
 def test_a_run_of_the_queue_is_told_apart_and_not_repeated_by_the_hub() -> None:
     running = bench()
     running.run(ID, ASKED)
-    running.run(ID, ASKED, attempt=3)
+    with under(restored(None, ("r1", 3))):
+        running.run(ID, ASKED)
     assert [(call.attempt, call.repeatable) for call in running.models.calls] == [(None, True), (("r1", 3), False)]
 
 
@@ -421,7 +423,7 @@ def test_a_run_of_the_queue_is_told_apart_and_not_repeated_by_the_hub() -> None:
 )
 def test_what_a_failure_means_for_a_later_run(model: Any, cause: str) -> None:
     with pytest.raises(SensoriumError) as caught:
-        bench(model=model).run(ID, ASKED, attempt=1)
+        bench(model=model).run(ID, ASKED)
     assert verdict(caught.value) == cause
 
 

@@ -32,7 +32,7 @@ def reply_before_commit() -> None:
 def no_folder_sync() -> None:
     """A file's name may be lost with the power."""
     objects.synced = lambda folder: None
-    results._synced = lambda folder: None
+    results.synced = lambda folder: None
 
 
 def no_recovery() -> None:

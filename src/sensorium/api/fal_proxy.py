@@ -35,7 +35,7 @@ class FalProxy:
     came, to the routes of `entries`, which refuse it."""
 
     def __init__(self, app: Any) -> None:
-        self._app = app
+        self.app = app
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].rstrip("/") == PATH and scope["method"] != "OPTIONS":
@@ -44,7 +44,7 @@ class FalProxy:
             if target is not None:
                 path, query = target
                 scope = {**scope, "path": unquote(path), "raw_path": path.encode(), "query_string": query.encode()}
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 def here(url: str) -> tuple[str, str] | None:

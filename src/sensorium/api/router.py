@@ -142,6 +142,7 @@ class Router:
                 visit.params = (visit.path[len(prefix) :],)
         if not found:
             raise NotFound(f"there is no {visit.path[:200]} here", hint="GET /v1/models lists the models; the docs list the routes")
+        visit.speaks(found[0].render)
         method = "GET" if visit.method == "HEAD" else visit.method
         for entry in found:
             if entry.method == method:

@@ -31,9 +31,13 @@ class Visit(Exchange):
         self.caller = ""
         self.shared: Mapping[str, str] = {}
         self.origin = Origin(self.request_id, from_headers(self.header))
+        self._max_body = max_body
+        self.speaks(render)
+
+    def speaks(self, render: Render) -> None:
+        """Answer in this dialect from here on."""
         self._render = render
         self._anthropic, self._fal = render is anthropic.error, render is fal_errors.error
-        self._max_body = max_body
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Begin an answer that grows. Anthropic's and fal's clients look for the call's id under names of their own."""

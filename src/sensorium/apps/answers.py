@@ -37,12 +37,9 @@ class Said:
 def asking(
     task: Task, model: str, modality: Modality, dialects: tuple[Dialect, ...], operation: str, given: Mapping[str, Any], **more: Any
 ) -> Call:
-    """A call for a task. Members that are None are left out. A run of the queue repeats itself, and is told apart from an older one."""
+    """A call for a task. Members that are None are left out."""
     members = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items() if value is not None}
-    attempt = (task.id, task.attempt) if task.attempt else None
-    return Call(
-        task.id, model, modality, dialects, operation, members, caller=task.caller, repeatable=attempt is None, attempt=attempt, **more
-    )
+    return Call(task.id, model, modality, dialects, operation, members, caller=task.caller, **more)
 
 
 async def answered(dispatch: Dispatch, call: Call) -> Reply:

@@ -26,8 +26,7 @@ class Task:
     """One run of an app. `input` is decoded JSON, `path` what follows owner and alias in the endpoint's id ("" or "/sub/deep").
 
     Links to files begin with `base_url` (no slash at the end); files that it makes live as `lifecycle` says. `log` takes one line of
-    progress. `attempt` is the number of the queue's attempt at the request of this id, from 1 on; 0: it is called directly, and whoever
-    called does not run it again.
+    progress.
     """
 
     id: str
@@ -37,7 +36,6 @@ class Task:
     base_url: str = ""
     lifecycle: Lifecycle = KEPT
     log: Callable[[str], None] = unlogged
-    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

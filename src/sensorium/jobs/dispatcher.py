@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from sensorium import failpoints
 from sensorium.errors import Busy, SensoriumError, UpstreamRefused
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
-from sensorium.jobs.request import Asked, Request, State
+from sensorium.jobs.request import Asked, NotRepeatable, Request, State
 from sensorium.jobs.requests import Requests, new_id
 from sensorium.jobs.results import Results, input_name
 from sensorium.jobs.rows import INLINE
@@ -26,6 +26,8 @@ from sensorium.store.database import StoreUnavailable
 READY_S = 5.0
 FETCHED_S = 3600.0  # how long the output of a request that is not to be kept stays after its first fetch
 FULL_RETRY_S = 30.0
+T = TypeVar("T")
+_WHOLE: Final[set[asyncio.Task[Any]]] = set()  # the loop alone would let them go
 
 
 class Jobs:
@@ -56,16 +58,30 @@ class Jobs:
         Raises Busy when too many wait, KeyReused, StoreUnavailable.
         """
         await self._until_ready()
-        self._check_room(asked)
-        id, origin = new_id(self.requests.now()), ORIGIN.get()
+        origin = ORIGIN.get()
         call = {**asked.call, "terms": captured()}
         call |= {"door": origin.door, "attribution": origin.attribution} if origin is not None else {}
-        if len(asked.body) > INLINE:
-            await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
-        request, replayed = await self.requests.submit(id, asked, self._runner.shares.tag(asked.lane, asked.caller), call)
+        return await _whole(self._submit(asked, call))
+
+    async def _submit(self, asked: Asked, call: dict[str, Any]) -> tuple[Request, bool]:
+        lanes, replayed = self._runner.lanes, True
+        earlier = await self.requests.replayed(asked) if asked.idempotency_key else None
+        if earlier is not None:
+            return earlier, True
+        self._check_room(asked)
+        lanes.came(asked.lane, asked.caller)  # before it is there: many that come at once must not pass the check together
+        id = new_id(self.requests.now())
+        try:
+            if len(asked.body) > INLINE:
+                await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
+            request, replayed = await self.requests.submit(id, asked, self._runner.shares.tag(asked.lane, asked.caller), call)
+        finally:
+            if replayed:
+                lanes.came(asked.lane, asked.caller, -1)
+                await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
         if not replayed:
             failpoints.reach("submit_committed")
-            self._runner.came(request)
+            self._runner.changed(request)
         return request, replayed
 
     async def of(self, caller: str | None, id: str) -> Request:
@@ -74,7 +90,7 @@ class Jobs:
 
     async def position(self, request: Request) -> int:
         """How many of its lane are before a waiting request."""
-        return self._runner.positions.of(request)
+        return self._runner.places.of(request.lane, request.key)
 
     def cost(self, lane: str) -> float | None:
         """Seconds that a run of a lane takes, about; None as long as none was seen."""
@@ -82,14 +98,14 @@ class Jobs:
 
     async def changed(self, request: Request, seconds: float) -> Request:
         """The request as soon as it or its lines differ from this one, and at the latest after so many seconds. Raises UnknownRequest."""
-        event = self._watch.change(request.id)
-        now = await self.of(request.caller, request.id)
-        if (now.ver, now.logged) == (request.ver, request.logged):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await event.wait()
+        with self._watch.change(request.id) as event:
             now = await self.of(request.caller, request.id)
-        return now
+            if (now.ver, now.logged) == (request.ver, request.logged):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await event.wait()
+                now = await self.of(request.caller, request.id)
+            return now
 
     async def ended(self, request: Request) -> Request:
         """The request once nothing changes any more. Raises UnknownRequest when it is removed meanwhile."""
@@ -119,7 +135,11 @@ class Jobs:
 
     async def cancel(self, caller: str | None, id: str) -> bool:
         """Have a request end. False when it is over already. Raises UnknownRequest."""
-        request, asked = await self.requests.cancel(caller, id)
+        await self._until_ready()
+        return await _whole(self._cancel(caller, id))
+
+    async def _cancel(self, caller: str | None, id: str) -> bool:
+        request, asked = await self.requests.cancel(caller, id, self._runner.policy.kept_s)
         if request.state is State.CANCELLED and asked:
             self._runner.left(request)
         elif asked:
@@ -130,21 +150,32 @@ class Jobs:
 
     async def retry(self, caller: str | None, id: str) -> Request:
         """Run an ended request again that did not succeed. Raises UnknownRequest, NotRepeatable."""
+        await self._until_ready()
+        if id in self._runner.running and self.requests.of(caller, id).done:
+            raise NotRepeatable(f"the last run of request {id} has not let go yet; try again in a moment")
+        return await _whole(self._retry(caller, id))
+
+    async def _retry(self, caller: str | None, id: str) -> Request:
         request = await self.requests.again(caller, id)
         self._runner.came(request)
         return request
 
     async def remove(self, caller: str | None, id: str) -> Request:
         """Forget a request and its result; a run of it ends, and its upstream call with it. Raises UnknownRequest."""
+        await self._until_ready()
+        return await _whole(self._remove(caller, id))
+
+    async def _remove(self, caller: str | None, id: str) -> Request:
         removed = await self.requests.remove(caller, id)
+        self._watch.forget(id)
         if removed.waits:
             self._runner.lanes.came(removed.lane, removed.caller, -1)
+            self._runner.places.remove(removed.lane, removed.key)
         if removed.state is State.RUNNING:
             self._runner.end(id)
             if (running := self._runner.running.get(id)) is not None:
                 await asyncio.wait({running[1]}, timeout=CANCEL_S)
         await asyncio.to_thread(self.results.remove, [id, input_name(id)])
-        self._watch.forget(id)
         return removed
 
     async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:
@@ -173,6 +204,20 @@ class Jobs:
     def _seen(self, request: Request) -> Request:
         running = self._runner.running.get(request.id)
         return request if running is None else replace(request, logged=len(running[0].lines.lines))
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` makes. It is done to its end even where whoever waits is cancelled: what is on disk must be known here."""
+    task = asyncio.create_task(work)
+    _WHOLE.add(task)
+    task.add_done_callback(_done)
+    return await asyncio.shield(task)
+
+
+def _done(task: asyncio.Task[Any]) -> None:
+    _WHOLE.discard(task)
+    if not task.cancelled():
+        task.exception()  # whoever waited has it, or has gone
 
 
 def failure(request: Request) -> SensoriumError:

@@ -34,8 +34,9 @@ class Lanes:
         """So many more wait (fewer, when it is negative)."""
         self.waiting[lane] += count
         self.waiting_of[caller] += count
-        if self.waiting[lane] <= 0:
-            del self.waiting[lane]
+        for counts, key in ((self.waiting, lane), (self.waiting_of, caller)):
+            if not counts[key]:
+                del counts[key]
 
     def began(self, request: Request) -> None:
         """A waiting one runs."""
@@ -56,18 +57,21 @@ class Lanes:
         """The lanes in which requests wait that nobody is there to run."""
         return [lane for lane in self.waiting if not self._ready(lane)]
 
+    @property
+    def slots(self) -> int:
+        """How many may begin in all."""
+        return max(0, self._at_once - self.running.total())
+
     def free(self, now: float) -> list[tuple[str, int]]:
-        """(lane, how many may begin). Lanes take turns at being the first, so that none takes all slots for ever."""
-        left = self._at_once - self.running.total()
+        """(lane, how many of it may begin, as far as the lane goes). Lanes take turns at being the first, so that none takes all slots for
+        ever. Some may have nothing that can begin: all they have may be delayed, or of callers who have enough."""
+        if not self.slots:
+            return []
         lanes = [lane for lane in self.waiting if self._cool.get(lane, 0.0) <= now and self._ready(lane)]
         self._first = (self._first + 1) % max(1, len(lanes))
-        found = []
-        for lane in lanes[self._first :] + lanes[: self._first]:
-            most = min(left, self._limit(lane) - self.running[lane], self.waiting[lane])
-            if most > 0:
-                found.append((lane, most))
-                left -= most
-        return found
+        turns = lanes[self._first :] + lanes[: self._first]
+        rooms = [(lane, min(self._limit(lane) - self.running[lane], self.waiting[lane])) for lane in turns]
+        return [(lane, room) for lane, room in rooms if room > 0]
 
     def caps(self) -> dict[str, int]:
         """How many more of some callers' requests may run."""

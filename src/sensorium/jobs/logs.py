@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 LONGEST = 16 * 1024  # characters of a line
@@ -20,19 +21,29 @@ class Line:
 
 
 class Log:
-    """The lines of one run, after those of `earlier` runs. `unwritten` are those that are not on disk yet."""
+    """The lines of one run, after those of earlier runs (`follow`). The limits hold for all of them together."""
 
-    def __init__(self, attempt: int, earlier: list[Line]) -> None:
-        self.lines = earlier
+    def __init__(self, attempt: int) -> None:
+        self.lines = list[Line]()
         self._attempt, self._number, self._characters, self._full = attempt, 0, 0, False
-        self._written = len(earlier)
+        self._written = 0
+
+    def follow(self, earlier: Sequence[Line]) -> None:
+        """Earlier runs have logged these."""
+        self.lines[:0] = earlier
+        self._written += len(earlier)
+        self._characters += sum(len(line.message) for line in earlier)
+
+    def close(self) -> None:
+        """The run is over: what it says from now on is not kept."""
+        self._full = True
 
     def add(self, at: float, level: str, message: str) -> bool:
         """One line more, cut where it is too long. False when there are too many: one last line says so, and no other is kept."""
         if self._full:
             return False
         message = message[:LONGEST]
-        self._full = self._number >= MOST_LINES or self._characters + len(message) > MOST_CHARACTERS
+        self._full = len(self.lines) >= MOST_LINES or self._characters + len(message) > MOST_CHARACTERS
         if self._full:
             level, message = "WARN", "truncated: this request logs too much"
         self._number += 1
@@ -41,7 +52,9 @@ class Log:
         return True
 
     def unwritten(self) -> list[Line]:
-        """The lines since the last call."""
-        found = self.lines[self._written :]
-        self._written = len(self.lines)
-        return found
+        """The lines that are not known to be on disk."""
+        return self.lines[self._written :]
+
+    def wrote(self, lines: Sequence[Line]) -> None:
+        """These, which `unwritten` gave last, are on disk."""
+        self._written += len(lines)

@@ -112,6 +112,11 @@ class Request:
         return self.state >= State.SUCCEEDED
 
     @property
+    def key(self) -> tuple[int, float, int]:
+        """Its place in the order of its lane."""
+        return self.prio, self.vtag, self.seq
+
+    @property
     def waits(self) -> bool:
         """Whether it waits for its turn or for another try."""
         return self.state in (State.QUEUED, State.DELAYED)

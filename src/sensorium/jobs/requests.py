@@ -14,18 +14,17 @@ from types import MappingProxyType
 from typing import Any
 
 from sensorium import failpoints
-from sensorium.jobs import outbox, rows
-from sensorium.jobs.endings import CANCELLED, DISCONNECTED, TIMED_OUT
+from sensorium.jobs import rows
+from sensorium.jobs.endings import CANCELLED, TIMED_OUT
 from sensorium.jobs.logs import Line
-from sensorium.jobs.request import Asked, KeyReused, Made, NotRepeatable, Request, State
-from sensorium.jobs.rows import COLUMNS, INLINE
+from sensorium.jobs.request import Asked, Made, NotRepeatable, Request, State
+from sensorium.jobs.rows import COLUMNS, INLINE, KEPT_S
 from sensorium.store.database import Connection, Database
 from sensorium.store.writer import Writer
 
 KEY_S = 86_400.0  # how long an idempotency key is remembered
 BATCH = 500  # rows of one deletion
 ROW_S = 90 * 86_400.0  # how long a row stays without its payload
-_ORDER = "ORDER BY prio, vtag, seq"
 
 
 class Requests:
@@ -44,7 +43,7 @@ class Requests:
 
         Raises KeyReused when the body was another one.
         """
-        now, hashed = self.now(), hashlib.sha256(asked.body).digest() if asked.idempotency_key else None
+        now, hashed = self.now(), _hash(asked)
         row = {
             **{name: getattr(asked, name) for name in ("work", "app", "path", "lane", "caller", "prio", "webhook_url")},
             "id": id,
@@ -60,7 +59,7 @@ class Requests:
         sql = f"INSERT INTO requests ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) RETURNING {COLUMNS}"
 
         def change(db: Connection) -> tuple[Request, bool]:
-            earlier = _earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
+            earlier = rows.earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
             if earlier:
                 return earlier, True
             made = rows.one(db.execute(sql, tuple(row.values())))
@@ -69,19 +68,24 @@ class Requests:
 
         return await self._writer.do(change)
 
+    async def replayed(self, asked: Asked) -> Request | None:
+        """The request that this submission's idempotency key has made before. Raises KeyReused."""
+        since, hashed = self.now() - KEY_S, _hash(asked)
+        return await self._writer.do(lambda db: rows.earlier(db, asked, since, hashed))
+
     async def claim(
-        self, free: Sequence[tuple[str, int]], caps: Mapping[str, int] = MappingProxyType({})
+        self, free: Sequence[tuple[str, int]], caps: Mapping[str, int] = MappingProxyType({}), most: int | None = None
     ) -> list[tuple[Request, bytes | None]]:
-        """The next requests of some lanes, so many of each, now running, with their bodies (None: a file).
+        """The next requests of some lanes, so many of each and `most` in all, now running, with their bodies (None: a file).
 
         `caps` says of some callers how many more of theirs may run.
         """
-        now = self.now()
+        now, slots = self.now(), 2**31 if most is None else most
 
         def change(db: Connection) -> list[tuple[Request, bytes | None]]:
             left, found = dict(caps), list[Any]()
-            for lane, most in free:
-                chosen = _heads(db, lane, most, left)
+            for lane, room in free:
+                chosen = rows.heads(db, lane, min(room, slots - len(found)), left)
                 sql = (
                     "UPDATE requests SET state = 1, attempt = attempt + 1, runs = runs + 1, holder = ?, claimed_at = ?, ver = ver + 1"
                     f" WHERE seq IN ({', '.join('?' * len(chosen))}) RETURNING {COLUMNS}, input"
@@ -91,32 +95,38 @@ class Requests:
 
         return await self._writer.do(change)
 
-    async def finish(self, running: Request, state: State, made: Made, lines: Sequence[Line] = (), kept_s: float = 0.0) -> Request | None:
+    async def finish(
+        self, running: Request, state: State, made: Made, lines: Sequence[Line] = (), kept_s: float = KEPT_S
+    ) -> Request | None:
         """End a run and the request, with its last lines and its notification. None when the run was over already: it does not count."""
         now = self.now()
-        output = made.body if len(made.body) <= INLINE else None
-        values = (state, rows.as_json(made.told), made.status, output, now, now + kept_s, running.rules.kept, running.id, running.attempt)
 
         def change(db: Connection) -> Request | None:
-            sql = (
-                "UPDATE requests SET state = ?, told = ?, status = ?, output = ?, finished_at = ?, payload_expires_at = ?, upstream = NULL,"
-                f" input = iif(?, input, NULL), ver = ver + 1 WHERE id = ? AND attempt = ? AND state = 1 RETURNING {COLUMNS}"
-            )
-            row = rows.first(db.execute(sql, values))
-            if row is None:
+            if not rows.runs(db, running):
                 return None
             rows.ended(db, running, now, state.name.lower())
             rows.write_lines(db, running.id, lines)
-            over = rows.notified(db, rows.request(row), now)
+            over = rows.over(db, running.id, state, made, now, kept_s)
             failpoints.reach("finish_uncommitted")
             return over
 
         return await self._writer.do(change)
 
     async def delay(
-        self, running: Request, until: float, outcome: str, lines: Sequence[Line] = (), *, run: int = 1, death: int = 0
+        self,
+        running: Request,
+        until: float,
+        outcome: str,
+        lines: Sequence[Line] = (),
+        kept_s: float = KEPT_S,
+        *,
+        run: int = 1,
+        death: int = 0,
     ) -> Request | None:
-        """Let a run end, and the request wait until then. `run` 0 does not count it, `death` 1 counts it as a death of its worker."""
+        """Let a run end, and the request wait until then; one that is to be cancelled is, instead. None when the run was over already.
+
+        `run` 0 does not count it, `death` 1 counts it as a death of its worker.
+        """
         now = self.now()
 
         def change(db: Connection) -> Request | None:
@@ -125,10 +135,12 @@ class Requests:
                 f" WHERE id = ?5 AND attempt = ?6 AND state = 1 RETURNING {COLUMNS}"
             )
             row = rows.first(db.execute(sql, (until, now, run, death, running.id, running.attempt)))
-            if row is not None:
-                rows.ended(db, running, now, outcome)
-                rows.write_lines(db, running.id, lines)
-            return None if row is None else rows.request(row)
+            if row is None:
+                return None
+            rows.ended(db, running, now, outcome)
+            rows.write_lines(db, running.id, lines)
+            waits = rows.request(row)
+            return waits if waits.cancel_at is None else rows.over(db, running.id, State.CANCELLED, CANCELLED, now, kept_s)
 
         return await self._writer.do(change)
 
@@ -137,7 +149,7 @@ class Requests:
         values = (rows.as_json(upstream) if upstream else None, running.id, running.attempt)
         await self._writer.do(lambda db: db.execute("UPDATE requests SET upstream = ? WHERE id = ? AND attempt = ? AND state = 1", values))
 
-    async def cancel(self, caller: str | None, id: str) -> tuple[Request, bool]:
+    async def cancel(self, caller: str | None, id: str, kept_s: float = KEPT_S) -> tuple[Request, bool]:
         """Cancel a request that waits, mark one that runs. True when it is or may yet be cancelled. Raises UnknownRequest."""
         now = self.now()
 
@@ -148,17 +160,17 @@ class Requests:
             if found.state is State.RUNNING:
                 sql = f"UPDATE requests SET cancel_at = coalesce(cancel_at, ?), ver = ver + 1 WHERE id = ? RETURNING {COLUMNS}"
                 return rows.one(db.execute(sql, (now, id))), True
-            return rows.over(db, id, State.CANCELLED, CANCELLED, now), True
+            return rows.over(db, id, State.CANCELLED, CANCELLED, now, kept_s), True
 
         return await self._writer.do(change)
 
-    async def fail(self, ids: Sequence[str], made: Made) -> list[Request]:
+    async def fail(self, ids: Sequence[str], made: Made, kept_s: float = KEPT_S) -> list[Request]:
         """End requests that wait."""
         now = self.now()
 
         def change(db: Connection) -> list[Request]:
             waiting = [id for id in ids if rows.first(db.execute("SELECT 1 FROM requests WHERE id = ? AND state IN (0, 2)", (id,)))]
-            return [rows.over(db, id, State.FAILED, made, now) for id in waiting]
+            return [rows.over(db, id, State.FAILED, made, now, kept_s) for id in waiting]
 
         return await self._writer.do(change)
 
@@ -172,7 +184,7 @@ class Requests:
                 " cancel_at = NULL, start_deadline = NULL, payload_expires_at = NULL, ver = ver + 1"
                 f" WHERE id = ? AND state IN (4, 5) AND payload_gone = 0 RETURNING {COLUMNS}"
             )
-            row = rows.first(db.execute(sql, (id,)))
+            row = rows.first(db.execute(sql, (id,))) if found.rules.kept else None
             if row is None:
                 raise NotRepeatable(
                     f"request {id} is {found.state.name.lower()}; only a failed or cancelled one that still has its input is run again"
@@ -181,28 +193,31 @@ class Requests:
 
         return await self._writer.do(change)
 
-    async def due(self, low_max_wait_s: float | None) -> tuple[list[Request], list[Request]]:
-        """The delayed whose time has come, now queued; and those whose start deadline has passed, now failed."""
+    async def due(self, low_max_wait_s: float | None, kept_s: float = KEPT_S) -> tuple[list[Request], list[Request]]:
+        """The delayed whose time has come, now queued, with the low ones that count as normal now; and those whose start deadline has
+        passed, now failed, a batch of them."""
         now = self.now()
 
         def change(db: Connection) -> tuple[list[Request], list[Request]]:
             late = db.execute("SELECT id FROM requests WHERE state IN (0, 2) AND start_deadline <= ? LIMIT ?", (now, BATCH)).fetchall()
-            over = [rows.over(db, id, State.FAILED, TIMED_OUT, now) for (id,) in late]
+            over = [rows.over(db, id, State.FAILED, TIMED_OUT, now, kept_s) for (id,) in late]
             sql = f"UPDATE requests SET state = 0, ver = ver + 1 WHERE state = 2 AND not_before <= ? RETURNING {COLUMNS}"
             ready = [rows.request(row) for row in db.execute(sql, (now,)).fetchall()]
             if low_max_wait_s is not None:
-                db.execute(
-                    "UPDATE requests SET prio = 0, ver = ver + 1 WHERE state = 0 AND prio > 0 AND created_at <= ?", (now - low_max_wait_s,)
-                )
+                sql = f"UPDATE requests SET prio = 0, ver = ver + 1 WHERE state = 0 AND prio > 0 AND created_at <= ? RETURNING {COLUMNS}"
+                ready += [rows.request(row) for row in db.execute(sql, (now - low_max_wait_s,)).fetchall()]
             return ready, over
 
         return await self._writer.do(change)
 
-    def anything_due(self, low: bool) -> bool:
+    def anything_due(self, low_max_wait_s: float | None) -> bool:
         """Whether `due` would change anything; costs microseconds."""
-        sql = "SELECT EXISTS (SELECT 1 FROM requests WHERE state = 2 AND not_before <= ?1) OR EXISTS"
-        sql += " (SELECT 1 FROM requests WHERE state IN (0, 2) AND start_deadline <= ?1)"
-        return low or bool(self._database.read(sql, self.now())[0][0])
+        sql = (
+            "SELECT EXISTS (SELECT 1 FROM requests WHERE state = 2 AND not_before <= ?1)"
+            " OR EXISTS (SELECT 1 FROM requests WHERE state IN (0, 2) AND start_deadline <= ?1)"
+            " OR EXISTS (SELECT 1 FROM requests WHERE state = 0 AND prio > 0 AND created_at <= ?1 - ?2)"
+        )
+        return bool(self._database.read(sql, self.now(), low_max_wait_s)[0][0])
 
     async def recover(
         self, spooled: Callable[[Request], Made | None], most_runs: int, kept_s: float, running: Collection[str]
@@ -212,22 +227,20 @@ class Requests:
 
         def change(db: Connection) -> list[Request]:
             found = [rows.request(row) for row in db.execute(f"SELECT {COLUMNS} FROM requests WHERE state = 1").fetchall()]
-            return [_recovered(db, request, spooled(request), most_runs, now, kept_s) for request in found if request.id not in running]
+            return [rows.recovered(db, request, spooled(request), most_runs, now, kept_s) for request in found if request.id not in running]
 
         return await self._writer.do(change)
 
     async def write_lines(self, running: Request, lines: Sequence[Line]) -> None:
-        """Add lines that a run has logged."""
-        await self._writer.do(lambda db: rows.write_lines(db, running.id, lines))
+        """Add lines that a run has logged; none once it is over."""
+        await self._writer.do(lambda db: rows.write_lines(db, running.id, lines) if rows.runs(db, running) else None)
 
     async def remove(self, caller: str | None, id: str) -> Request:
         """Forget a request, its payload and its lines. Raises UnknownRequest."""
 
         def change(db: Connection) -> Request:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
-            outbox.forget(db, [id])
-            for table, column in (("requests", "id"), ("request_logs", "request"), ("attempts", "request")):
-                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (id,))
+            rows.forget(db, [id])
             return found
 
         return await self._writer.do(change)
@@ -237,23 +250,23 @@ class Requests:
         sql = "UPDATE requests SET payload_expires_at = min(coalesce(payload_expires_at, ?1), ?1) WHERE id = ?2"
         await self._writer.do(lambda db: db.execute(sql, (until, request.id)))
 
-    async def expire(self, log_s: float) -> list[str]:
-        """Erase what has been kept long enough, a batch of it: the ids whose payload is gone now. Old rows and lines go too."""
+    async def expire(self, log_s: float) -> tuple[list[str], bool]:
+        """Erase what has been kept long enough, a batch of it: payloads, old rows, old lines. The ids of what is gone, and whether there
+        may be more."""
         now = self.now()
 
-        def change(db: Connection) -> list[str]:
+        def change(db: Connection) -> tuple[list[str], bool]:
             sql = (
                 "UPDATE requests SET payload_gone = 1, input = NULL, output = NULL, ver = ver + 1 WHERE seq IN (SELECT seq FROM requests"
                 " WHERE state > 2 AND payload_gone = 0 AND payload_expires_at <= ? LIMIT ?) RETURNING id"
             )
             gone = [id for (id,) in db.execute(sql, (now, BATCH)).fetchall()]
-            db.execute(
-                "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests WHERE payload_gone = 1 AND finished_at <= ? LIMIT ?)",
-                (now - ROW_S, BATCH),
-            )
-            old = "(SELECT request, attempt, number FROM request_logs WHERE at <= ? LIMIT ?)"
-            db.execute(f"DELETE FROM request_logs WHERE (request, attempt, number) IN {old}", (now - log_s, BATCH))
-            return gone
+            sql = "SELECT id FROM requests WHERE payload_gone = 1 AND finished_at <= ? LIMIT ?"
+            old = [id for (id,) in db.execute(sql, (now - ROW_S, BATCH)).fetchall()]
+            rows.forget(db, old)
+            which = "(SELECT request, attempt, number FROM request_logs WHERE at <= ? LIMIT ?)"
+            lines = db.execute(f"DELETE FROM request_logs WHERE (request, attempt, number) IN {which} RETURNING 1", (now - log_s, BATCH))
+            return gone + old, BATCH in (len(gone), len(old), len(lines.fetchall()))
 
         return await self._writer.do(change)
 
@@ -306,16 +319,10 @@ class Requests:
             for row in self._database.read("SELECT attempt, began, ended, outcome FROM attempts WHERE request = ? ORDER BY ended", id)
         ]
 
-    def between(self, lane: str, low: tuple[int, float, int] | None, high: tuple[int, float, int]) -> int:
-        """How many wait in a lane before one key of the order, from another on (None: from the first)."""
-        sql = "SELECT count(*) FROM requests WHERE lane = ? AND state = 0 AND (prio, vtag, seq) < (?, ?, ?)"
-        sql += "" if low is None else " AND (prio, vtag, seq) >= (?, ?, ?)"
-        return int(self._database.read(sql, lane, *high, *(low or ()))[0][0])
-
-    def sampled(self, lane: str, every: int) -> list[tuple[int, float, int]]:
-        """Every so-and-so-many-th key of those that wait in a lane, from the first on."""
-        inner = f"SELECT prio, vtag, seq, row_number() OVER ({_ORDER}) AS place FROM requests WHERE lane = ? AND state = 0"
-        return self._database.search(f"SELECT prio, vtag, seq FROM ({inner}) WHERE place % ? = 1 {_ORDER}", lane, every)
+    def keys(self) -> list[tuple[str, tuple[int, float, int]]]:
+        """(lane, key of its order) of all that wait."""
+        found = self._database.search("SELECT lane, prio, vtag, seq FROM requests WHERE state IN (0, 2)")
+        return [(lane, (prio, vtag, seq)) for lane, prio, vtag, seq in found]
 
     def ids(self) -> set[str]:
         """Every request whose payload is kept."""
@@ -338,51 +345,12 @@ class Requests:
         return int(queued), int(running)
 
 
+def _hash(asked: Asked) -> bytes | None:
+    return hashlib.sha256(asked.body).digest() if asked.idempotency_key else None
+
+
 def new_id(now: float) -> str:
     """A UUID of version 7 (RFC 9562): ids sort by their time, to the millisecond."""
     value = int(now * 1000) << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | int.from_bytes(os.urandom(8)) >> 2
     plain = f"{value:032x}"
     return "-".join((plain[:8], plain[8:12], plain[12:16], plain[16:20], plain[20:]))
-
-
-def _recovered(db: Connection, lost: Request, made: Made | None, most_runs: int, now: float, kept_s: float) -> Request:
-    rows.ended(db, lost, now, "lost" if made is None else "spooled")
-    if made is not None:
-        return rows.over(db, lost.id, State.SUCCEEDED if made.status == 200 else State.FAILED, made, now, kept_s)
-    if lost.cancel_at is not None:
-        return rows.over(db, lost.id, State.CANCELLED, CANCELLED, now, kept_s)
-    if lost.runs >= most_runs:
-        return rows.over(db, lost.id, State.FAILED, DISCONNECTED, now, kept_s)
-    return rows.one(db.execute(f"UPDATE requests SET state = 0, ver = ver + 1 WHERE id = ? RETURNING {COLUMNS}", (lost.id,)))
-
-
-def _heads(db: Connection, lane: str, most: int, left: dict[str, int]) -> list[int]:
-    """The first that wait in a lane. Where some callers may run only so many more (`left`, which is counted down), the heads of all callers
-    are compared: what waits of a caller that may not is never scanned."""
-    if not left:
-        sql = f"SELECT seq FROM requests WHERE lane = ? AND state = 0 {_ORDER} LIMIT ?"
-        return [seq for (seq,) in db.execute(sql, (lane, most)).fetchall()]
-    heads, caller = list[tuple[int, float, int, str]](), ""
-    while True:
-        caller = db.execute("SELECT min(caller) FROM requests WHERE lane = ? AND state = 0 AND caller > ?", (lane, caller)).fetchone()[0]
-        if caller is None:
-            break
-        sql = f"SELECT prio, vtag, seq FROM requests WHERE lane = ? AND caller = ? AND state = 0 {_ORDER} LIMIT ?"
-        heads += [(*row, caller) for row in db.execute(sql, (lane, caller, min(most, left.get(caller, most)))).fetchall()]
-    chosen = sorted(heads)[:most]
-    for *_, caller in chosen:
-        if caller in left:
-            left[caller] -= 1
-    return [seq for _, _, seq, _ in chosen]
-
-
-def _earlier(db: Connection, asked: Asked, since: float, hashed: bytes | None) -> Request | None:
-    named = (asked.caller, asked.app, asked.idempotency_key)
-    where = "WHERE caller = ? AND app = ? AND idem_key = ?"
-    db.execute(f"UPDATE requests SET idem_key = NULL {where} AND created_at <= ?", (*named, since))
-    row = rows.first(db.execute(f"SELECT {COLUMNS}, body_sha256 FROM requests {where}", named))
-    if row is None:
-        return None
-    if row[-1] != hashed:
-        raise KeyReused("this Idempotency-Key came with another body before; use a new key for a new request", param="Idempotency-Key")
-    return rows.request(row[:-1])

@@ -15,6 +15,7 @@ import msgspec
 
 from sensorium import failpoints
 from sensorium.jobs.request import Made, Request
+from sensorium.store.objects import synced
 
 FOLDER = "results"
 
@@ -38,12 +39,16 @@ class Results:
     def put(self, id: str, attempt: int, data: bytes) -> None:
         """Write the result of one run. It shows under its name only when it is whole and synced, and so does the folder."""
         unfinished = self._folder / f"{id}.{attempt}.part"
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._folder / id)
-        _synced(self._folder)
+        try:
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._folder / id)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # a full disk needs the room
+            raise
+        synced(self._folder)
 
     def get(self, id: str) -> bytes | None:
         """The result of a request, None when there is none."""
@@ -65,7 +70,10 @@ class Results:
         raw, body = self.get(_spool(running.id)), self.get(running.id)
         if raw is None or body is None:
             return None
-        said = msgspec.json.decode(raw, type=Spooled)
+        try:
+            said = msgspec.json.decode(raw, type=Spooled)
+        except msgspec.DecodeError:
+            return None
         return Made(body, said.status, said.told, said.files) if said.attempt == running.attempt else None
 
     def unspool(self, ended: Request, filed: bool) -> None:
@@ -91,13 +99,3 @@ def input_name(id: str) -> str:
 
 def _spool(id: str) -> str:
     return f"{id}.spool"
-
-
-def _synced(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

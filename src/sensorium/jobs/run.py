@@ -17,7 +17,8 @@ FLUSH_S = 0.1
 class Run:
     """`request` as it was claimed, its `body`, and `handle`: where an earlier run left the work with a provider (None: nowhere).
 
-    `cancelled` says that its caller wants it no more, `detached` that the hub stops: what a provider works on then goes on there.
+    `write` says whether lines are on disk now. `cancelled` says that its caller wants it no more, `detached` that the hub stops: what a
+    provider works on then goes on there.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Run:
         log: Log,
         now: Callable[[], float],
         keep: Callable[[Request, dict[str, Any]], Awaitable[None]],
-        write: Callable[[Request, list[Line]], Coroutine[Any, Any, None]],
+        write: Callable[[Request, list[Line]], Coroutine[Any, Any, bool]],
         logged: Callable[[str], None],
     ) -> None:
         self.request, self.body, self.lines = request, body, log
@@ -35,7 +36,7 @@ class Run:
         self.cancelled = self.detached = False
         self._now, self._keep, self._write, self._logged = now, keep, write, logged
         self._flushing: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writing: asyncio.Task[None] | None = None
 
     def log(self, message: str, level: str = "INFO") -> None:
         """Tell something that whoever looks at the request sees at once."""
@@ -54,11 +55,18 @@ class Run:
         """The lines that are not on disk yet, for whoever writes the end."""
         if self._flushing is not None:
             self._flushing.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._flushing = None
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
         return self.lines.unwritten()
 
     def _flush(self) -> None:
         self._flushing = None
-        task = asyncio.create_task(self._write(self.request, self.lines.unwritten()))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._writing is not None and not self._writing.done():  # a slow disk: the next batch is longer
+            self._flushing = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+        else:
+            self._writing = asyncio.create_task(self._write_down(self.lines.unwritten()))
+
+    async def _write_down(self, lines: list[Line]) -> None:
+        if await self._write(self.request, lines):
+            self.lines.wrote(lines)

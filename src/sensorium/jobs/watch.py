@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sensorium.jobs.request import Request
 
@@ -17,7 +18,7 @@ class Watch:
     def __init__(self, read: Callable[[str | None, str], Request]) -> None:
         self._read = read
         self._known: OrderedDict[str, Request] = OrderedDict()
-        self._events: dict[str, asyncio.Event] = {}
+        self._events: dict[str, tuple[asyncio.Event, int]] = {}
 
     def of(self, caller: str | None, id: str) -> Request:
         """The request as it is now. Raises UnknownRequest, also for somebody else's."""
@@ -42,13 +43,24 @@ class Watch:
 
     def wake(self, id: str) -> None:
         """Whoever waits for a change looks again."""
-        event = self._events.pop(id, None)
-        if event is not None:
-            event.set()
+        waited_for = self._events.pop(id, None)
+        if waited_for is not None:
+            waited_for[0].set()
 
-    def change(self, id: str) -> asyncio.Event:
+    @contextmanager
+    def change(self, id: str) -> Iterator[asyncio.Event]:
         """Set at the next change of this request."""
-        return self._events.setdefault(id, asyncio.Event())
+        event, others = self._events.get(id, (asyncio.Event(), 0))
+        self._events[id] = event, others + 1
+        try:
+            yield event
+        finally:
+            left = self._events.get(id)
+            if left is not None and left[0] is event:  # or it was set, and is nobody's now
+                if left[1] > 1:
+                    self._events[id] = event, left[1] - 1
+                else:
+                    del self._events[id]
 
     def _put(self, request: Request) -> None:
         self._known[request.id] = request

@@ -147,8 +147,8 @@ class Database:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Close the database; it cannot be used any more."""
-        with self.exclusive():
+        """Close the database once nobody uses it; it cannot be used any more."""
+        with self.exclusive(), self._reading, self._searching:  # SQLite may crash where a statement runs on what is closed
             self._connections.close()
         os.close(self._lockfile)
         if self._hub_lockfile is not None:

@@ -7,6 +7,7 @@ next one gathers (jobs.md, section 3).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 from sensorium.store.database import Database, StoreUnavailable
 
+log = logging.getLogger("sensorium.store")
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], Any]
 MOST = 256  # changes of one transaction
@@ -37,12 +39,15 @@ class Writer:
         self.database, self._fatal = database, fatal
         self._inbox: SimpleQueue[tuple[Change, asyncio.Future[Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     async def do(self, change: Callable[[sqlite3.Connection], T]) -> T:
         """What `change` returns, once it is on disk. Raises what it raises, and StoreUnavailable; then nothing of it was kept.
 
         Whoever is cancelled while waiting has still made the change.
         """
+        if self._closed:
+            raise StoreUnavailable("the hub stops; nothing more is written", retry_after=5)
         made: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
@@ -51,7 +56,8 @@ class Writer:
         return await made
 
     def close(self) -> None:
-        """Make what was asked for, and stop."""
+        """Make what was asked for, and stop. Nothing can be asked for any more."""
+        self._closed = True
         if self._thread is not None:
             self._inbox.put(None)
             self._thread.join()
@@ -85,6 +91,10 @@ class Writer:
             if _is_io_error(error.__context__):
                 self._fatal()
             ended = [(future, None, error) for _, future in batch]
+        except Exception as error:  # outermost line of the thread: without it everybody would wait for ever
+            log.exception("the writer failed: %s", type(error).__name__)
+            unknown = StoreUnavailable(f"the hub's database cannot be written: {type(error).__name__}", retry_after=5)
+            ended = [(future, None, unknown) for _, future in batch]
         try:
             batch[0][1].get_loop().call_soon_threadsafe(_tell, ended)
         except RuntimeError:

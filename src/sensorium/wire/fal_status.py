@@ -68,7 +68,7 @@ class Look:
     wait: float | None = None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def look(query: bytes) -> Look:
     """A poll's query string: JavaScript writes `logs=1`, Python `logs=true`. Raises BadRequest for a `wait` that is no number."""
     asked = parameters(query)

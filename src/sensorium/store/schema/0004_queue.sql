@@ -41,15 +41,18 @@ CREATE TABLE requests (
     payload_expires_at REAL,
     payload_gone INTEGER NOT NULL DEFAULT 0
 );
-INSERT INTO requests (seq, id, work, app, lane, caller, vtag, call, input, state, attempt, runs, told, status, created_at, claimed_at, finished_at)
-    SELECT seq, id, 'video', 'video', json_extract(call, '$.model'), caller, seq, call, input, iif(state > 1, state + 1, state), attempt, attempt, told,
-        iif(state = 2, 200, json_extract(told, '$.status')), created_at, claimed_at, finished_at FROM requests_before;
+INSERT INTO requests (seq, id, work, app, lane, caller, vtag, call, rules, input, state, attempt, runs, told, status, created_at, claimed_at,
+        finished_at, payload_expires_at)
+    SELECT seq, id, 'video', 'video', json_extract(call, '$.model'), caller, seq, call, '{"no_retry": true}', nullif(input, x''),
+        iif(state > 1, state + 1, state), attempt, attempt, told, iif(state = 2, 200, json_extract(told, '$.status')), created_at, claimed_at,
+        finished_at, finished_at + 2592000 FROM requests_before;
 DROP TABLE requests_before;
 
 CREATE INDEX requests_waiting ON requests (lane, prio, vtag, seq) WHERE state = 0;
 CREATE INDEX requests_waiting_of ON requests (lane, caller, prio, vtag, seq) WHERE state = 0;
 CREATE INDEX requests_running ON requests (lane) WHERE state = 1;
 CREATE INDEX requests_delayed ON requests (not_before) WHERE state = 2;
+CREATE INDEX requests_low ON requests (created_at) WHERE state = 0 AND prio > 0;
 CREATE INDEX requests_deadline ON requests (start_deadline) WHERE state IN (0, 2) AND start_deadline IS NOT NULL;
 CREATE INDEX requests_of_caller ON requests (caller, seq);
 CREATE INDEX requests_payload ON requests (payload_expires_at) WHERE state > 2 AND payload_gone = 0;
