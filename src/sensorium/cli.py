@@ -24,6 +24,7 @@ from sensorium import (
     cli_setup,
     cli_tls,
     client,
+    failpoints,
 )
 from sensorium.cli_outcome import USAGE, fail, outcome
 
@@ -65,6 +66,7 @@ def serve(
         def read() -> config.Settings:
             return config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
 
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, "").strip())
         hub.serve(Source(settings, read), lambda text: print(text, flush=True), required(require))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.jobs import rows
 from sensorium.jobs.endings import CANCELLED, TIMED_OUT
 from sensorium.jobs.logs import Line
@@ -62,7 +63,11 @@ class Requests:
 
         def change(db: Connection) -> tuple[Request, bool]:
             earlier = rows.earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
-            return (earlier, True) if earlier else (rows.one(db.execute(sql, tuple(row.values()))), False)
+            if earlier:
+                return earlier, True
+            made = rows.one(db.execute(sql, tuple(row.values())))
+            failpoints.reach("submit_uncommitted")
+            return made, False
 
         return await self._writer.do(change)
 
@@ -104,7 +109,9 @@ class Requests:
                 return None
             rows.ended(db, running, now, state.name.lower())
             rows.write_lines(db, running.id, lines)
-            return rows.over(db, running.id, state, made, now, kept_s)
+            over = rows.over(db, running.id, state, made, now, kept_s)
+            failpoints.reach("finish_uncommitted")
+            return over
 
         return await self._writer.do(change)
 

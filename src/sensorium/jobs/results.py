@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from sensorium import failpoints
 from sensorium.jobs.request import Made, Request
 from sensorium.store.objects import synced
 
@@ -59,6 +60,7 @@ class Results:
     def spool(self, running: Request, made: Made) -> None:
         """Write what a run made, before its end is in the database."""
         self.put(running.id, running.attempt, made.body)
+        failpoints.reach("result_half_spooled")
         self.put(
             _spool(running.id), running.attempt, msgspec.json.encode(Spooled(running.attempt, made.status, dict(made.told), made.files))
         )

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
 from sensorium.jobs.again import MOST_RUNS
@@ -155,6 +156,7 @@ class Runner:
         free = self.lanes.free(self.requests.now())
         # No await among those that are claimed: whoever cancels one of them finds its run.
         for request, body in await self.requests.claim(free, self.lanes.caps(), self.lanes.slots) if free else ():
+            failpoints.reach("claimed")
             self.lanes.began(request)
             self.places.remove(request.lane, request.key)
             self.shares.claimed(request.lane, request.vtag)
