@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from sensorium.webserver import Tls, address, configured, listen
+from sensorium.webserver import Calls, Tls, address, configured, listen
 
 
 class Server(uvicorn.Server):
@@ -31,7 +31,7 @@ def serving(app: Any, *, websockets: bool = False, tls: Tls | None = None, most_
     if websockets or tls:
         config = configured(app, grace_s=2, most_message=most_message, tls=tls)
     else:
-        config = uvicorn.Config(app, log_config=None, access_log=False, http="h11", ws="none", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(app, log_config=None, access_log=False, http=Calls, ws="none", timeout_graceful_shutdown=2)
     server = Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

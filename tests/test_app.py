@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -26,12 +27,13 @@ from PIL import Image
 
 from sensorium import app
 from sensorium.engines.supervisor import EngineProcess
+from sensorium.live import Source
 from sensorium.options import Local
 from sensorium.routing.call import Call, Record
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
 from sensorium.routing.upstream import Upstream
-from sensorium.settings import load
+from sensorium.settings import Settings, load
 from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.vault import Vault
 from sensorium.wire import jsonbody
@@ -258,3 +260,23 @@ def test_a_store_that_fails_at_the_stop_does_not_keep_the_rest_from_stopping(
     assert asyncio.run(app.run(settings, lambda table: signal.raise_signal(signal.SIGTERM))) is False
     assert closed == ["database"]
     assert "the last uses of secrets are missing in the audit: the disk is gone" in caplog.text
+
+
+def test_what_a_hub_writes_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(settings: Settings, *_: object) -> bool:
+        (tmp_path / "written").touch()
+        app._log_to(tmp_path / "data")
+        return False
+
+    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr(logging, "basicConfig", lambda **given: [handler.close() for handler in given["handlers"]])
+    before = os.umask(0o022)
+    try:
+        app.serve(Source(None, Settings), print)
+    finally:
+        os.umask(before)
+    modes = {
+        place.name: oct(place.stat().st_mode & 0o777)
+        for place in (tmp_path / "written", tmp_path / "data", tmp_path / "data" / app.LOG_FILE)
+    }
+    assert modes == {"written": "0o600", "data": "0o700", app.LOG_FILE: "0o600"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import ssl
 from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 from sensorium.certificates import ensure
 from sensorium.errors import SettingsError
-from sensorium.webserver import Server, Tls, address, configured, listen
+from sensorium.webserver import LONGEST_HEAD, Server, Tls, address, configured, listen
 from tests.serving import serving
 
 
@@ -84,17 +86,41 @@ def test_a_listener_with_tls_serves_beside_the_first_and_stops_with_it(tmp_path:
     assert signal.getsignal(number) == before
 
 
-def test_a_head_without_end_is_refused_and_not_held() -> None:
-    app = Hello()
-    with serving(app, websockets=True) as base, closing(socket.create_connection(("127.0.0.1", int(base.rpartition(":")[2])))) as caller:
-        caller.settimeout(10)
-        caller.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nx-much: ")
-        answer = b""
-        try:
-            for _ in range(16):
-                caller.sendall(b"a" * 1024 * 1024)
-            caller.sendall(b"\r\n\r\n")
-            answer = caller.recv(100)
-        except OSError:
-            pass  # it has hung up already
-        assert b"200 OK" not in answer
+class Length:
+    """Answers how long the body was."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message["body"]), message["more_body"]
+        body = str(size).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+
+def test_a_head_that_does_not_end_is_refused() -> None:
+    with serving(Length()) as base, socket.create_connection(("127.0.0.1", int(base.rpartition(":")[2])), timeout=10) as caller:
+        caller.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nx-long: " + b"y" * LONGEST_HEAD)
+        answer = b"".join(iter(lambda: caller.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ") and b"at most 65536 bytes" in answer
+
+
+def test_a_long_body_is_no_long_head() -> None:
+    with serving(Length()) as base, closing(HTTPConnection(base.removeprefix("http://"), timeout=10)) as caller:
+        for size in (300_000, 5 * LONGEST_HEAD):
+            caller.request("POST", "/", b"z" * size)
+            assert caller.getresponse().read() == str(size).encode()
+
+
+@pytest.mark.parametrize(
+    "head", [b"BREW / HTTP/1.1\r\nhost: a\r\n\r\n", b"GET / HTTP/1.1\r\nhost a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"]
+)
+def test_what_is_no_http_is_told_so(head: bytes) -> None:
+    with serving(Length()) as base, socket.create_connection(("127.0.0.1", int(base.rpartition(":")[2])), timeout=10) as caller:
+        caller.sendall(head)
+        answer = b"".join(iter(lambda: caller.recv(65536), b""))
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert answer.startswith(b"HTTP/1.1 400 ") and said["detail"] == said["message"] == said["error"]["message"]

@@ -43,6 +43,7 @@ from sensorium.store.calls import DAY_S, Calls
 from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import keeper
 from sensorium.store.vault import Vault
+from sensorium.store.writer import end_process
 from sensorium.webserver import Server, Tls, address, configured, listen
 
 MODELS = Path(__file__).parent / "models"
@@ -160,6 +161,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         database = Database(settings.data_dir)
         stopping.callback(database.close)
         database.keep_hubs_off()
+        database.fatal = end_process
         vault = Vault(database, keeper(settings))
         stopping.callback(_flush, vault)
         _beside(stopping, vault.keep_audit())
@@ -179,6 +181,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         _beside(stopping, lasting.webhooks.run())
         _beside(stopping, lasting.jobs.run())
         _beside(stopping, lasting.keep_swept())
+        _beside(stopping, lasting.keep_small())
         if engine is not None:
             await engine.start()
         if settings.server.probe_at_start:
@@ -204,6 +207,7 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
 
 def serve(source: Source, say: Callable[[str], None], require: Sequence[str] = ()) -> None:
     """Blocking twin of `run`, for the command line. Raises KeyboardInterrupt after a stop by Ctrl-C."""
+    os.umask(0o077)  # whatever is written, also by libraries and engines, is for the hub's user alone
     if asyncio.run(run(source.read(), say, require, source)):
         raise KeyboardInterrupt
 
@@ -260,7 +264,7 @@ def _flush(vault: Vault) -> None:
 
 def _log_to(folder: Path) -> None:
     """Calls go to a file of bounded size, warnings to the terminal as well. Neither ever holds prompts, pictures or keys."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     calls = logging.handlers.RotatingFileHandler(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)

@@ -40,7 +40,7 @@ from sensorium.wire import webhook
 from sensorium.wire.webhook import Ended
 
 MB = 1024 * 1024
-SWEEP_EVERY_S = 3600.0
+SWEEP_EVERY_S, REST_EVERY_S = 3600.0, 60.0
 log = logging.getLogger("sensorium.hub")
 
 
@@ -66,6 +66,16 @@ class Durable:
             except (StoreUnavailable, OSError) as error:
                 log.warning("old files are not swept: %s", type(error).__name__)
             await sleep(SWEEP_EVERY_S)
+
+    async def keep_small(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Empty the database's log whenever nothing is written for a while."""
+        seen = -1
+        while True:
+            await sleep(REST_EVERY_S)
+            try:
+                seen = await asyncio.to_thread(self.files.database.rest, seen)
+            except StoreUnavailable as error:
+                log.warning("the database's log is not emptied: %s", error.message)
 
 
 def build(settings: Settings, dispatch: Dispatch, vault: Vault) -> Durable:
@@ -128,7 +138,8 @@ def queue(
 async def ended(jobs: Jobs, id: str, base_url: str) -> Ended | None:
     """What a webhook tells of a request; None when it is forgotten, or not over."""
     try:
-        request = await jobs.of(None, id)
+        # As it is on disk: memory follows a moment later, and a notification that is read in between would be given up as too early.
+        request = await asyncio.to_thread(jobs.requests.of, None, id)
     except UnknownRequest:
         return None
     if not request.done:  # it was sent back to the queue meanwhile, and its next end writes a notification of its own

@@ -15,11 +15,14 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sensorium.errors import SettingsError
 
 BACKLOG = 512
-HEAD_BYTES = 64 * 1024  # of a request's line and headers, beyond what one read brings at once
+LONGEST_HEAD = 64 * 1024  # bytes of a request line and its headers
+TOO_LONG = "431 Request Header Fields Too Large", f"the headers are too long; at most {LONGEST_HEAD} bytes are read"
+UNREADABLE = "400 Bad Request", "this is no HTTP request that can be read: its method, its path or its headers are not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,45 @@ class Tls:
 
     certificate: Path
     key: Path
+
+
+class Calls(HttpToolsProtocol):
+    """Uvicorn's protocol on a parser in C, which doubles the calls that a hub answers. The parser itself takes a head of any length."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._head: int | None = 0  # bytes of the unfinished one, as far as they came by themselves; None inside a body
+        self._ended = False  # whether a message has ended in the bytes that came last
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; a head that does not end is refused."""
+        self._ended = False
+        super().data_received(data)
+        if self._head is not None and not self._ended and not self.transport.is_closing():
+            self._head += len(data)
+            if self._head > LONGEST_HEAD:
+                self._refuse(*TOO_LONG)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(*UNREADABLE)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._head = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next head begins."""
+        self._head, self._ended = 0, True
+        super().on_message_complete()
+
+    def _refuse(self, status: str, said: str) -> None:
+        """Answer what no door has seen, in words that callers of every dialect look for, and hang up."""
+        body = b'{"error": {"message": "%s"}, "detail": "%s", "message": "%s"}' % ((said.encode(),) * 3)
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -85,8 +127,7 @@ def configured(app: Any, *, grace_s: float, most_message: int, tls: Tls | None =
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        http="h11",  # the other one, which is taken where it happens to be installed, holds heads of any size
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        http=Calls,
         ws="websockets-sansio",
         ws_max_size=most_message,
         ws_ping_timeout=None,  # a pong waits behind the messages of a peer that sends faster than it is answered

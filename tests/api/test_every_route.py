@@ -228,7 +228,7 @@ def test_without_the_token_nothing_is_answered(hub: Place, name: str) -> None:
 def test_other_methods_are_told_which_there_are(hub: Place, name: str) -> None:
     entry = ENTRIES[name]
     there = {one.method for one in hub.router.entries if one.path == entry.path}
-    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"} - there:
+    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "LOCK"} - there:
         got = hub.call(method, path_of(entry))
         assert refused(entry, got, 405)["code"] in ("method_not_allowed", "")
         assert set((got[0].getheader("allow") or "").split(", ")) == there

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
-import logging.handlers
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -36,6 +33,7 @@ from sensorium.store.objects import Incoming
 from sensorium.store.uploads import PIECE, TICKET_S, Uploads
 from sensorium.wire import fal_errors, filelinks
 from tests.serving import serving
+from tests.simulators.site import eventually
 from tests.store.shelves import on_disk, shelved
 from tests.store.vaults import Clock
 
@@ -512,20 +510,15 @@ def test_a_compressed_body_is_not_mistaken_for_the_file(here: Site) -> None:
 
 
 def test_the_log_tells_of_files_without_the_right_to_them(here: Site, caplog: pytest.LogCaptureFixture) -> None:
-    said = SimpleQueue[logging.LogRecord]()  # a line is written when its answer has gone out already
-    listening = logging.handlers.QueueHandler(said)
-    logger = logging.getLogger("sensorium.hub")
-    with caplog.at_level("INFO", logger.name):
-        logger.addHandler(listening)
-        try:
-            upload, link = here.initiated()
-            here.call("PUT", f"{upload}/1", b"x", key=None)
-            here.call("GET", link, key=None)
-            told = [said.get(timeout=10).getMessage() for _ in range(3)]
-        finally:
-            logger.removeHandler(listening)
-    lines = [line for line in told if "/fal/cdn/" in line]
-    assert len(lines) == 2
+    def told() -> list[str]:
+        return [line for line in caplog.text.splitlines() if "/fal/cdn/" in line]
+
+    with caplog.at_level("INFO", "sensorium.hub"):
+        upload, link = here.initiated()
+        here.call("PUT", f"{upload}/1", b"x", key=None)
+        here.call("GET", link, key=None)
+        eventually(lambda: len(told()) == 2)  # the line is written after the reply
+    lines = told()
     for right in (upload.rpartition("/")[2], link.removeprefix(here.base + filelinks.PREFIX).partition("/")[0]):
         assert not any(right[12:40] in line for line in lines)
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -23,16 +23,16 @@ from sensorium.api.metrics import TEXT, MetricsDoor
 from sensorium.api.router import Entry, Router
 from sensorium.api.visit import Visit
 from sensorium.engines.supervisor import EngineProcess
-from sensorium.jobs.requests import Requests
 from sensorium.metrics import Counted
 from sensorium.routing.call import Attempt, Record
 from sensorium.settings import load
 from sensorium.store.calls import Calls
-from sensorium.store.database import Database, StoreUnavailable
+from sensorium.store.database import StoreUnavailable
 from sensorium.wire import openai
 from sensorium.wire.failure import Failure
 from sensorium.wire.usage import Usage
 from tests.api.hubs import Hub, LazyUpstream, living
+from tests.jobs.queues import claimed, put, table
 from tests.routing.hosted import call, chat, provider
 from tests.serving import serving
 from tests.simulators.site import CUBE, HELLO, KEY, SETTINGS, eventually, running
@@ -212,11 +212,14 @@ class Losing(Calls):
 
 
 def test_what_is_stored_is_told(tmp_path: Path, at: str) -> None:
-    with bench(tmp_path, at, TWO, calls=Losing, queue=False) as hub, closing(Database(tmp_path)) as beside:
-        requests = Requests(beside)
-        for _ in range(3):
-            requests.submit("a", {}, b"{}")
-        requests.claim(1)
+    async def three() -> None:
+        async with table(tmp_path) as requests:
+            for _ in range(3):
+                await put(requests)
+            await claimed(requests)
+
+    with bench(tmp_path, at, TWO, calls=Losing, queue=False) as hub:
+        asyncio.run(three())
         told = parsed(hub.page())
     assert total(told, "records_lost_total") == 7
     assert (total(told, "queue_requests", state="waiting"), total(told, "queue_requests", state="running")) == (2, 1)

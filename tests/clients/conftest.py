@@ -38,11 +38,12 @@ models = [{{ id = "{app}", vision = true }}]
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """A hub, and the site beside it."""
+    """A hub, the site beside it and where that is, the hub's data folder."""
 
     hub: str
     site: Site
     at: str
+    folder: Path
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +54,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         file = folder / "hub.toml"
         file.write_text(SETTINGS.format(address=at.removeprefix("http://"), site=at, app=APP), "utf-8")
         with running_hub(folder, "--settings", str(file), MAC_API_TOKEN=KEY, OTHER_TOKEN="other:s") as hub:
-            yield Rig(hub, site, at)
+            yield Rig(hub, site, at, folder)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A hub with the shipped models, and a site with pictures."""
     folder, site = tmp_path_factory.mktemp("shipped"), Site()
     with serving(site) as at, running_hub(folder, "--allow-egress", at.removeprefix("http://"), MAC_API_TOKEN=KEY) as hub:
-        yield Rig(hub, site, at)
+        yield Rig(hub, site, at, folder)
 
 
 @pytest.fixture(scope="session")

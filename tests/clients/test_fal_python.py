@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import itertools
 import json
@@ -23,10 +24,11 @@ from tests.clients.conftest import APP, KEY, Rig
 from tests.clients.site import ANSWER, FAIL, SIZE, WAIT, WHOLE, png
 from tests.clients.tls import authority
 from tests.hub_process import ROOT, hub_environment, running_hub
+from tests.simulators.site import eventually
 
 PICTURE = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
 LARGE = 101 * 1024 * 1024
-# The client leaves the connections open that it uploads with.
+# The client leaves the connections open that it uploads with. They are closed within each test, where that may be passed over.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 names = (f"py{number}" for number in itertools.count())
 HTTPError = fal_client.client.FalClientHTTPError
@@ -44,6 +46,12 @@ def lead_to(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REST_URL", f"{hub}/fal/rest")
     monkeypatch.setattr(module, "CDN_URL", f"{hub}/fal/cdn")
     monkeypatch.setattr(module, "REALTIME_URL_FORMAT", f"{hub.replace('http', 'ws', 1)}/fal/run/")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -199,6 +207,12 @@ def test_a_webhook(client: fal_client.SyncClient, here: Rig) -> None:
     handle = client.submit(APP, asked(), webhook_url=f"{here.at}/hook/{name}?x=1&y=2")
     body = json.loads(site(here, f"/hook/{name}")["body"])
     assert (body["request_id"], body["status"], body["payload"]["output"]) == (handle.request_id, "OK", WHOLE)
+    path = f"{here.hub}/v1/requests/{handle.request_id}"
+    headers = {"authorization": f"Key {KEY}"}
+    eventually(lambda: httpx.get(f"{path}/deliveries", headers=headers).json()["state"] == "delivered")
+    assert httpx.post(f"{path}/redeliver", headers=headers).status_code == 202
+    eventually(lambda: len(here.site.posted[name]) == 2)
+    assert {one["headers"]["webhook-id"] for one in here.site.posted[name]} == {here.site.posted[name][0]["headers"]["webhook-id"]}
 
 
 def test_the_operator_sees_the_requests_of_all(client: fal_client.SyncClient, here: Rig) -> None:
@@ -219,6 +233,9 @@ def test_the_operator_sees_the_requests_of_all(client: fal_client.SyncClient, he
     with pytest.raises(HTTPError):
         handle.get()
     assert jobs("show", handle.request_id)[0] == f"request {handle.request_id} of other: cancelled"
+    site(here, f"/gate/{gate}", "POST")
+    assert jobs("retry", handle.request_id, token="other:s")[0].startswith(f"{handle.request_id}: ")
+    assert handle.get()["output"] == WHOLE
     other._client.close()
 
 
@@ -339,6 +356,20 @@ def test_a_large_file_goes_in_parts(client: fal_client.SyncClient, tmp_path: Pat
     assert fetched(client.upload_file(path)) == expected
     assert fetched(client.upload(data, "application/octet-stream")) == expected
     assert fetched(with_async(lambda one: one.upload_file(path))) == expected
+
+
+def test_no_key_and_no_token_is_written_anywhere(client: fal_client.SyncClient, here: Rig) -> None:
+    other = fal_client.SyncClient(key="other:s")
+    client.upload(b"x", "text/plain")
+    with client.realtime(APP) as connection:
+        connection.send(asked())
+        connection.recv()
+    other.run(APP, asked())
+    other._client.close()
+    written = b"".join(path.read_bytes() for path in here.folder.rglob("*") if path.is_file() and path.suffix != ".toml")
+    assert b"/fal/run/" in written  # the log is among it
+    for secret in (KEY.encode(), b"s3cret", b"other:s", b"fal_jwt_token"):
+        assert secret not in written
 
 
 # ---- by the environment, over TLS

@@ -148,6 +148,11 @@ def stored(jobs: Jobs) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     return tuple(found)  # type: ignore[return-value]
 
 
+def placed(jobs: Jobs) -> dict[str, int]:
+    """How many of each lane have a place."""
+    return {lane: len(keys) for lane, keys in jobs._runner.places._keys.items()}
+
+
 def failing(method: Callable[..., Any], *errors: Exception) -> Callable[..., Any]:
     """The method, that raises these first, one at a call."""
     left = list(errors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from sensorium.jobs.results import input_name
 from sensorium.jobs.run import Run
 from sensorium.jobs.runner import Policy
 from sensorium.store.database import StoreUnavailable
-from tests.jobs.queues import ASKED, Failed, Gate, Told, answered, counted, failing, queue, stored, unkept, until
+from tests.jobs.queues import ASKED, Failed, Gate, Told, answered, counted, failing, placed, queue, stored, unkept, until
 from tests.store.vaults import Clock
 
 FULL = OSError(28, "No space left on device")
@@ -85,6 +86,7 @@ def test_an_end_that_cannot_be_written_yet_is_written_later(tmp_path: Path, monk
     async def does(jobs: Jobs) -> None:
         monkeypatch.setattr(jobs.requests, "finish", failing(jobs.requests.finish, *[StoreUnavailable("full")] * 3))
         ended = await jobs.ended((await jobs.submit(ASKED))[0])
+        await until(lambda: not jobs._runner.running)
         assert (ended.state, [line.message for line in await jobs.lines(ended)]) == (State.SUCCEEDED, ["one"])
 
     over(tmp_path, does, logs)
@@ -99,7 +101,8 @@ def test_a_retry_that_cannot_be_written_yet_is_told_of_once(tmp_path: Path, monk
     async def does(jobs: Jobs) -> None:
         monkeypatch.setattr(jobs.requests, "delay", failing(jobs.requests.delay, *[StoreUnavailable("full")] * 3))
         ended = await jobs.ended((await jobs.submit(ASKED))[0])
-        assert (ended.state, len(await jobs.lines(ended))) == (State.SUCCEEDED, 1)
+        await until(lambda: not jobs._runner.running)
+        assert (ended.state, [(line.attempt, line.number) for line in await jobs.lines(ended)]) == (State.SUCCEEDED, [(1, 1)])
 
     over(tmp_path, does, fails)
 
@@ -119,7 +122,7 @@ def test_files_of_a_result_stay_when_its_spool_cannot_be_deleted(tmp_path: Path,
     over(tmp_path, does, makes, told=told)
 
 
-@pytest.mark.parametrize("method", ["recover", "ids", "waiting"])
+@pytest.mark.parametrize("method", ["recover", "ids", "waiting", "keys"])
 @pytest.mark.parametrize("error", [StoreUnavailable("locked"), OSError(13, "Permission denied"), ValueError("a row that cannot be read")])
 def test_the_queue_starts_when_the_disk_can_be_used(tmp_path: Path, method: str, error: Exception) -> None:
     async def waits(jobs: Jobs) -> None:
@@ -141,6 +144,7 @@ def test_whoever_leaves_while_submitting_has_submitted(tmp_path: Path) -> None:
     """A connection that breaks cancels its handler: the request is on disk all the same, and must run."""
 
     async def does(jobs: Jobs) -> None:
+        await until(jobs._runner.ready.is_set)
         submitting = [asyncio.create_task(jobs.submit(replace(ASKED, body=LONG if number % 2 else b"1"))) for number in range(20)]
         for number, task in enumerate(submitting):
             for _ in range(number % 7):
@@ -393,11 +397,13 @@ def test_counts_equal_the_rows_whatever_happens(tmp_path: Path) -> None:
     async def does(jobs: Jobs) -> None:
         for _ in range(8):
             await asyncio.gather(*(one(jobs, number) for number in range(40)))
+            await until(lambda: placed(jobs) == stored(jobs)[0])
             clock.now += chance.choice([1.0, 9.0, 31.0])
         while stored(jobs)[0] or stored(jobs)[2]:
             clock.now += 61.0
             await asyncio.sleep(0.005)
         await until(lambda: counted(jobs) == ({}, {}, {}) == stored(jobs) and not jobs._runner.running)
+        assert placed(jobs) == {}
         assert all(found.done for found in await jobs.listed(None, 1000))
 
     over(tmp_path, does, work, lanes=Lanes(3, lambda lane: 2, {"a": 2}), clock=clock, policy=Policy(low_max_wait_s=10.0))
@@ -408,3 +414,38 @@ def test_an_unknown_kind_of_work_fails(tmp_path: Path) -> None:
         assert (await jobs.ended((await jobs.submit(replace(ASKED, work="other")))[0])).state is State.FAILED
 
     over(tmp_path, does, answered)
+
+
+def test_what_fails_beside_the_queue_is_told_and_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unheard = list[Any]()
+
+    def prepare(jobs: Jobs) -> None:
+        jobs.requests.expire = failing(jobs.requests.expire, StoreUnavailable("locked"))  # type: ignore[method-assign]
+
+    async def does(jobs: Jobs) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        assert (await jobs.ended((await jobs.submit(ASKED))[0])).state is State.SUCCEEDED
+        await until(lambda: not jobs._runner._beside)
+        gc.collect()
+
+    over(tmp_path, does, prepare=prepare)
+    assert unheard == []
+    assert "locked" in caplog.text
+
+
+def test_a_run_that_fails_at_once_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The next run of a request may be claimed in the very transaction in which the one before it ends."""
+
+    async def dies_once(run: Run) -> Made:
+        if run.request.attempt == 1:
+            raise Failed("death")
+        return Made(b"1")
+
+    async def does(jobs: Jobs) -> None:
+        made = [jobs.submit(replace(ASKED, lane=lane)) for _ in range(100) for lane in "xyz"]
+        for request, _ in await asyncio.gather(*made):
+            assert (await jobs.ended(request)).state is State.SUCCEEDED
+        await until(lambda: not jobs._runner.running)
+        assert counted(jobs) == ({}, {}, {}) == stored(jobs)
+
+    over(tmp_path, does, dies_once, lanes=Lanes(9, lambda lane: 4))

@@ -2,99 +2,159 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.jobs.requests import MOST_RUNS, Request, Requests, State, UnknownRequest
+from sensorium.jobs.again import MOST_RUNS
+from sensorium.jobs.request import Made, Request, State, UnknownRequest
+from sensorium.jobs.requests import Requests, new_id
 from sensorium.jobs.results import Results
-from sensorium.store.database import Database
+from tests.jobs.queues import claimed, put, table
+from tests.store.vaults import Clock
 
-CALL = {"model": "a/b"}
-
-
-@pytest.fixture
-def requests(tmp_path: Path) -> Iterator[Requests]:
-    with closing(Database(tmp_path)) as database:
-        yield Requests(database)
+DONE = Made(b"1")
 
 
-def test_first_come_first_served_each_once(requests: Requests) -> None:
-    made = [requests.submit("a", CALL, b"%d" % number).id for number in range(5)]
-    first = requests.claim(3)
-    assert requests.standing() == (2, 3)
-    second = requests.claim(3)
-    assert [(request.id, body) for request, body in first + second] == list(zip(made, [b"0", b"1", b"2", b"3", b"4"], strict=True))
-    assert requests.claim(3) == []
+def on(folder: Path, does: Callable[[Requests], Awaitable[None]], clock: Clock | None = None) -> None:
+    """Do something with the table."""
+
+    async def beside() -> None:
+        async with table(folder, clock) as requests:
+            await does(requests)
+
+    asyncio.run(beside())
 
 
-def test_those_that_wait_and_run_are_told_apart(requests: Requests) -> None:
-    assert requests.standing() == (0, 0)
-    for _ in range(3):
-        requests.submit("a", CALL, b"{}")
-    ((running, _),) = requests.claim(1)
-    assert (requests.standing(), requests.waiting()) == ((2, 1), 3)
-    requests.finish(running, State.SUCCEEDED, {})
-    assert (requests.standing(), requests.waiting()) == ((2, 0), 2)
+async def recovered(requests: Requests) -> list[Request]:
+    return await requests.recover(lambda request: None, MOST_RUNS, 1e6, ())
 
 
-def test_a_late_run_cannot_overwrite(requests: Requests) -> None:
-    requests.submit("a", CALL, b"{}")
-    ((early, _),) = requests.claim(1)
-    requests.recover()
-    ((late, _),) = requests.claim(1)
-    assert (early.attempt, late.attempt) == (1, 2)
-    assert not requests.finish(early, State.SUCCEEDED, {"of": "early"})
-    requests.give_back(early)
-    assert requests.of("a", early.id).state is State.RUNNING
-    assert requests.finish(late, State.SUCCEEDED, {"of": "late"})
-    assert not requests.finish(late, State.FAILED, {})
-    done = requests.of("a", early.id)
-    assert (done.state, done.told, done.done) == (State.SUCCEEDED, {"of": "late"}, True)
+def test_first_come_first_served_each_once(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        made = [(await put(requests, body=b"%d" % number)).id for number in range(5)]
+        first = await requests.claim([("lane", 3)])
+        assert requests.standing() == (2, 3)
+        second = await requests.claim([("lane", 3)])
+        assert [(request.id, body) for request, body in first + second] == list(zip(made, [b"0", b"1", b"2", b"3", b"4"], strict=True))
+        assert await requests.claim([("lane", 3)]) == []
+
+    on(tmp_path, does)
 
 
-def test_what_ends_the_hub_is_not_run_for_ever(requests: Requests) -> None:
-    made = requests.submit("a", CALL, b"{}")
-    for _ in range(MOST_RUNS):
-        assert len(requests.claim(1)) == 1
-        requests.recover()
-    assert requests.claim(1) == []
-    assert (requests.of("a", made.id).state, requests.of("a", made.id).told["code"]) == (State.FAILED, "runner_disconnected")
+@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 3)), max_size=12), st.integers(1, 4), st.booleans())
+@settings(max_examples=25)
+def test_the_order_is_that_of_the_key(keys: list[tuple[int, int]], most: int, capped: bool) -> None:
+    """By both ways of claiming: the one that looks at callers apart gives the same."""
+
+    async def does(requests: Requests) -> None:
+        made = [await put(requests, vtag=float(tag), prio=prio, caller="ab"[number % 2]) for number, (prio, tag) in enumerate(keys)]
+        order = sorted((request.prio, request.vtag, request.seq) for request in made)
+        found = list[Request]()
+        while len(found) < len(made):
+            found += [request for request, _ in await requests.claim([("lane", most)], {"nobody": 0} if capped else {})]
+        assert [(request.prio, request.vtag, request.seq) for request in found] == order
+
+    with tempfile.TemporaryDirectory() as folder:
+        on(Path(folder), does)
 
 
-def test_another_callers_request_is_not_there(requests: Requests) -> None:
-    made = requests.submit("a", CALL, b"{}")
-    for ask in (lambda: requests.of("b", made.id), lambda: requests.remove("b", made.id), lambda: requests.listed("b", 5, made.id)):
-        with pytest.raises(UnknownRequest):
-            ask()
-    assert (requests.listed("b", 5), len(requests.listed("a", 5))) == ([], 1)
+def test_of_all_lanes_no_more_than_there_are_slots(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        for lane in ("x", "y", "z"):
+            for _ in range(3):
+                await put(requests, lane=lane)
+        found = await requests.claim([("x", 2), ("y", 9), ("z", 9)], {}, 4)
+        assert [request.lane for request, _ in sorted(found, key=lambda pair: pair[0].lane)] == ["x", "x", "y", "y"]
+
+    on(tmp_path, does)
 
 
-def test_only_what_ended_long_ago_expires(tmp_path: Path) -> None:
-    now = [1000.0]
-    with closing(Database(tmp_path)) as database:
-        requests = Requests(database, lambda: now[0])
-        old, young, waiting = (requests.submit("a", CALL, b"{}") for _ in range(3))
-        (run_old, _), (run_young, _) = requests.claim(2)
-        requests.finish(run_old, State.SUCCEEDED, {})
-        now[0] = 2000.0
-        requests.finish(run_young, State.FAILED, {})
-        now[0] = 2600.0
-        assert [request.id for request in requests.expired(1000)] == [old.id]
-        assert requests.ids() == {young.id, waiting.id}
+def test_a_late_run_cannot_overwrite(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        await put(requests)
+        (early,) = await claimed(requests)
+        await recovered(requests)
+        (late,) = await claimed(requests)
+        assert (early.attempt, late.attempt) == (1, 2)
+        assert await requests.finish(early, State.SUCCEEDED, Made(b"early", told={"of": "early"})) is None
+        assert await requests.delay(early, requests.now() + 9, "timeout") is None
+        await requests.keep(early, {"of": "early"})
+        assert (found := requests.of("a", early.id)).state is State.RUNNING and found.upstream is None
+        assert await requests.finish(late, State.SUCCEEDED, Made(b"late", told={"of": "late"})) is not None
+        assert await requests.finish(late, State.FAILED, Made(b"again")) is None
+        done = requests.of("a", early.id)
+        assert (done.state, done.told, done.done, requests.output(done.id)) == (State.SUCCEEDED, {"of": "late"}, True, b"late")
+
+    on(tmp_path, does)
 
 
-def test_the_input_is_not_kept_beyond_the_end(requests: Requests, tmp_path: Path) -> None:
-    requests.submit("a", CALL, b'{"prompt": "canary-words"}')
-    ((running, _),) = requests.claim(1)
-    requests.finish(running, State.SUCCEEDED, {})
-    requests._database.checkpoint()
-    assert b"canary-words" not in b"".join(file.read_bytes() for file in tmp_path.rglob("sensorium.db*"))
+def test_what_ends_the_hub_is_not_run_for_ever(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        made = await put(requests)
+        for _ in range(MOST_RUNS):
+            assert len(await claimed(requests)) == 1
+            await recovered(requests)
+        assert await claimed(requests) == []
+        found = requests.of("a", made.id)
+        assert (found.state, found.told["code"]) == (State.FAILED, "runner_disconnected")
+
+    on(tmp_path, does)
+
+
+def test_a_request_that_is_to_be_cancelled_is_not_run_again(tmp_path: Path) -> None:
+    """The cancel is on disk before its run fails: another run would be one that nobody wants."""
+
+    async def does(requests: Requests) -> None:
+        for ends in (lambda run: requests.delay(run, requests.now(), "death"), lambda run: recovered(requests)):
+            made = await put(requests)
+            (run,) = await claimed(requests)
+            assert (await requests.cancel("a", made.id))[1]
+            await ends(run)
+            assert requests.of("a", made.id).state is State.CANCELLED
+        assert await claimed(requests, 9) == []
+
+    on(tmp_path, does)
+
+
+def test_another_callers_request_is_not_there(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        made = await put(requests)
+        for verb in (requests.cancel, requests.remove, requests.again):
+            for caller, id in (("b", made.id), ("a", new_id(0.0))):
+                with pytest.raises(UnknownRequest):
+                    await verb(caller, id)
+        for look in (lambda: requests.of("b", made.id), lambda: requests.listed("b", 5, made.id)):
+            with pytest.raises(UnknownRequest):
+                look()
+        assert (requests.listed("b", 5), len(requests.listed("a", 5)), requests.of(None, made.id)) == ([], 1, made)
+
+    on(tmp_path, does)
+
+
+def test_lists_are_in_the_order_of_submission(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        made = [(await put(requests, app=f"app{number % 2}")).id for number in range(6)]
+        assert [one.id for one in requests.listed("a", 3)] == made[:2:-1]
+        assert [one.id for one in requests.listed("a", 9, made[3])] == made[2::-1]
+        assert [one.id for one in requests.listed("a", 9, made[3], newest_first=False)] == made[4:]
+        assert [one.id for one in requests.listed("a", 9, app="app1", newest_first=False)] == made[1::2]
+        await claimed(requests, 2)
+        assert [one.id for one in requests.listed("a", 9, states=[State.RUNNING], newest_first=False)] == made[:2]
+
+    on(tmp_path, does)
+
+
+def test_ids_sort_by_their_time() -> None:
+    ids = [new_id(1_800_000_000.0 + number / 1000) for number in range(50)]
+    assert sorted(ids) == ids
+    assert all(id[14] == "7" and id[19] in "89ab" and len(id) == 36 for id in ids)
 
 
 def test_results_are_whole_or_absent(tmp_path: Path) -> None:
@@ -108,30 +168,104 @@ def test_results_are_whole_or_absent(tmp_path: Path) -> None:
     assert list((tmp_path / "results").iterdir()) == []
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["submit", "claim", "finish", "back", "remove", "crash"]), st.integers(0, 9)), max_size=40))
+def test_a_spool_is_that_of_its_run_or_none(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+
+    async def does(requests: Requests) -> None:
+        await put(requests)
+        (run,) = await claimed(requests)
+        made = Made(b"film", 422, {"of": "it"}, ("one.png",))
+        assert results.spooled(run) is None
+        results.spool(run, made)
+        assert (results.spooled(run), results.spooled(replace(run, attempt=2))) == (made, None)
+        for broken in (b"", b"{", b"[1]"):
+            results.put(f"{run.id}.spool", 1, broken)
+            assert results.spooled(run) is None
+
+    on(tmp_path, does)
+
+
+def test_what_a_dead_hub_had_spooled_is_the_result(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        made = [await put(requests) for _ in range(3)]
+        await claimed(requests, 3)
+        spooled = {made[0].id: Made(b"film"), made[1].id: Made(b"no", 422)}
+        await requests.recover(lambda request: spooled.get(request.id), MOST_RUNS, 1e6, [made[2].id])
+        assert [requests.of("a", one.id).state for one in made] == [State.SUCCEEDED, State.FAILED, State.RUNNING]
+        assert [requests.output(one.id) for one in made] == [b"film", b"no", None]
+
+    on(tmp_path, does)
+
+
+VERBS = ["submit", "claim", "finish", "delay", "cancel", "remove", "crash", "due", "again"]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 9)), max_size=40))
 def test_nothing_is_lost_and_nothing_ends_twice(verbs: list[tuple[str, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder, closing(Database(Path(folder))) as database:
-        requests, alive, ended, runs = Requests(database), list[str](), dict[str, int](), list[Request]()
-        for verb, pick in verbs:
+    """Against a model: what state every request must be in. Runs that were given up go on trying to end their requests."""
+    clock = Clock()
+
+    async def does(requests: Requests) -> None:
+        state, runs, wanted, last = dict[str, State](), list[Request](), set[str](), dict[str, Request]()
+
+        def pick(number: int, states: set[State]) -> str | None:
+            found = [id for id in state if state[id] in states]
+            return found[number % len(found)] if found else None
+
+        for verb, number in verbs:
             if verb == "submit":
-                alive.append(requests.submit("a", CALL, b"{}").id)
+                state[(await put(requests, start_within_s=None if number % 2 else 15.0)).id] = State.QUEUED
             elif verb == "claim":
-                runs += [request for request, _ in requests.claim(pick)]
+                for run in await claimed(requests, number):
+                    assert state[run.id] is State.QUEUED
+                    state[run.id] = State.RUNNING
+                    runs.append(run)
             elif verb == "crash":
-                requests.recover()
-            elif verb == "remove" and alive:
-                requests.remove("a", alive.pop(pick % len(alive)))
-            elif runs:
-                run = runs[pick % len(runs)]
-                if verb == "back":
-                    requests.give_back(run)
-                elif requests.finish(run, State.SUCCEEDED, {"attempt": run.attempt}):
-                    assert run.id not in ended
-                    ended[run.id] = run.attempt
-        assert requests.ids() == set(alive)
-        for id in alive:
-            found = requests.of("a", id)
-            if found.state is State.SUCCEEDED:
-                assert found.told == {"attempt": ended[id]}
-            assert (found.state is State.SUCCEEDED) == (id in ended)
+                for found in await recovered(requests):
+                    assert state[found.id] is State.RUNNING
+                    expected = State.CANCELLED if found.id in wanted else State.FAILED if found.runs >= MOST_RUNS else State.QUEUED
+                    assert found.state is expected
+                    state[found.id] = found.state
+                assert State.RUNNING not in state.values()
+            elif verb == "due":
+                clock.now += number
+                ready, late = await requests.due(None)
+                for found in ready + late:
+                    assert state[found.id] in (State.QUEUED, State.DELAYED)
+                    state[found.id] = found.state
+            elif verb == "remove" and (id := pick(number, set(State))):
+                await requests.remove("a", id)
+                del state[id]
+            elif verb == "again" and (id := pick(number, {State.FAILED, State.CANCELLED})):
+                state[id] = (await requests.again("a", id)).state
+                wanted.discard(id)
+            elif verb == "cancel" and (id := pick(number, set(State))):
+                found, asked = await requests.cancel("a", id)
+                assert asked is (state[id] < State.SUCCEEDED)
+                if asked and state[id] is State.RUNNING:
+                    wanted.add(id)
+                elif asked:
+                    state[id] = State.CANCELLED
+            elif verb in ("finish", "delay") and runs:
+                run = runs[number % len(runs)]
+                counts = state.get(run.id) is State.RUNNING and max(one.attempt for one in runs if one.id == run.id) == run.attempt
+                if verb == "finish":
+                    over = await requests.finish(run, State.SUCCEEDED, DONE)
+                else:
+                    over = await requests.delay(run, clock.now + number, "timeout")
+                    assert over is None or (over.state is State.CANCELLED) == (run.id in wanted)
+                assert (over is not None) == counts
+                if over is not None:
+                    state[run.id] = over.state
+            for id in state:
+                found = requests.of("a", id)
+                before = last.get(id, found)
+                assert (found.state, found.ver >= before.ver, found.attempt >= before.attempt) == (state[id], True, True)
+                last[id] = found
+        assert requests.ids() == set(state)
+        counts_ = tuple(sum(one in which for one in state.values()) for which in ((State.QUEUED, State.DELAYED), (State.RUNNING,)))
+        assert requests.standing() == counts_
+
+    with tempfile.TemporaryDirectory() as folder:
+        on(Path(folder), does, clock)

@@ -48,6 +48,11 @@ def database(tmp_path: Path, schema: Path) -> Iterator[Database]:
         yield database
 
 
+def counted(database: Database, number: int) -> None:
+    with database.write() as db:
+        db.execute("UPDATE counters SET count = ?", (number,))
+
+
 def count(database: Database) -> int:
     return int(database.read("SELECT count FROM counters")[0][0])
 
@@ -235,3 +240,28 @@ def test_one_hub_to_a_folder(tmp_path: Path, schema: Path) -> None:
             db.execute("SELECT 1")
     with closing(Database(tmp_path, schema)) as next_one:
         next_one.keep_hubs_off()
+
+
+def test_the_wal_is_emptied_when_nothing_was_written_for_a_while(database: Database, tmp_path: Path) -> None:
+    wal = tmp_path / "data" / f"{FILE}-wal"
+    counted(database, 7)
+    seen = database.rest(-1)
+    assert wal.stat().st_size > 0
+    counted(database, 8)
+    busy = database.rest(seen)
+    assert (busy != seen, wal.stat().st_size > 0) == (True, True)
+    quiet = database.rest(busy)
+    assert (wal.stat().st_size, count(database)) == (0, 8)
+    database.rest(quiet)
+    counted(database, 9)
+    assert (wal.stat().st_size > 0, count(database)) == (True, 9)
+
+
+@pytest.mark.parametrize(("code", "fatal"), [(sqlite3.SQLITE_IOERR_FSYNC, 1), (sqlite3.SQLITE_IOERR_WRITE, 1), (sqlite3.SQLITE_FULL, 0)])
+def test_a_disk_that_fails_under_any_change_is_the_end_of_the_process(database: Database, code: int, fatal: int) -> None:
+    ends, error = list[str](), sqlite3.OperationalError("it failed")
+    error.sqlite_errorcode = code
+    database.fatal = lambda: ends.append("74")
+    with pytest.raises(StoreUnavailable), database.write():
+        raise error
+    assert len(ends) == fatal

@@ -8,6 +8,7 @@ import msgspec
 
 from sensorium import __version__
 from sensorium.api.visit import Visit
+from sensorium.store.database import SQLITE
 
 
 class HealthDoor:
@@ -17,8 +18,8 @@ class HealthDoor:
         self._states = states
 
     async def alive(self, visit: Visit) -> None:
-        """200 as long as the process serves."""
-        await visit.answer(msgspec.json.encode({"status": "ok", "version": __version__}))
+        """200 as long as the process serves; with the version of SQLite, since some could damage a database."""
+        await visit.answer(msgspec.json.encode({"status": "ok", "version": __version__, "sqlite": SQLITE}))
 
     async def ready(self, visit: Visit) -> None:
         """200 when every local engine is ready, else 503 with the state of each."""

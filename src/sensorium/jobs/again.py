@@ -12,6 +12,7 @@ MOST_RUNS: Final = 10
 MOST_DEATHS: Final = 2
 BACKOFF_S, LONGEST_BACKOFF_S, JITTER = 0.5, 60.0, 0.25
 BUSY_S: Final = 5.0  # where the provider does not say when
+THROTTLED: Final = "throttled_since"
 THROTTLED_S: Final = 3600.0  # of being told to come back later, after which the request fails
 
 
@@ -25,13 +26,18 @@ class Again:
     cools: bool = False
 
 
+def throttled_since(request: Request, now: float) -> float:
+    """When the first of its last runs began that were all told to come back later, as is kept in `told` (THROTTLED) between them. What it
+    waited for its turn is not counted."""
+    return float(request.told.get(THROTTLED) or request.claimed_at or now)
+
+
 def after(verdict: Cause, request: Request, chance: float, retry_after_s: float | None, now: float) -> Again | None:
     """What follows on a failed run; None: the request fails. `chance` from 0 to 1 spreads the tries."""
     rules = request.rules
     if verdict == "busy" and not rules.no_retry:
-        since = request.claimed_at or now
         wait = retry_after_s or BUSY_S
-        return Again(wait, run=0, cools=True) if since + wait - request.created_at <= THROTTLED_S else None
+        return Again(wait, run=0, cools=True) if now + wait - throttled_since(request, now) <= THROTTLED_S else None
     if verdict == "final" or rules.no_retry or request.runs >= MOST_RUNS:
         return None
     if verdict == "death":

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from sensorium import failpoints
 from sensorium.errors import Busy, SensoriumError, UpstreamRefused
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
@@ -79,6 +80,7 @@ class Jobs:
                 lanes.came(asked.lane, asked.caller, -1)
                 await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
         if not replayed:
+            failpoints.reach("submit_committed")
             self._runner.changed(request)
         return request, replayed
 
@@ -141,6 +143,7 @@ class Jobs:
         if request.state is State.CANCELLED and asked:
             self._runner.left(request)
         elif asked:
+            failpoints.reach("cancel_committed")
             self._watch.put(request)
             self._runner.end(id)
         return asked
@@ -158,7 +161,7 @@ class Jobs:
         return request
 
     async def remove(self, caller: str | None, id: str) -> Request:
-        """Forget a request and its result; a run of it ends, and its upstream call with it. Raises UnknownRequest."""
+        """Forget a request, its result and its files; a run of it ends, and its upstream call with it. Raises UnknownRequest."""
         await self._until_ready()
         return await _whole(self._remove(caller, id))
 
@@ -173,6 +176,7 @@ class Jobs:
             if (running := self._runner.running.get(id)) is not None:
                 await asyncio.wait({running[1]}, timeout=CANCEL_S)
         await asyncio.to_thread(self.results.remove, [id, input_name(id)])
+        await self._runner.settling.discard()
         return removed
 
     async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:

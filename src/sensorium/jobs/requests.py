@@ -13,16 +13,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.jobs import rows
 from sensorium.jobs.endings import CANCELLED, TIMED_OUT
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, Made, NotRepeatable, Request, State
 from sensorium.jobs.rows import COLUMNS, INLINE, KEPT_S
 from sensorium.store.database import Connection, Database
+from sensorium.store.files import disown
 from sensorium.store.writer import Writer
 
 KEY_S = 86_400.0  # how long an idempotency key is remembered
 BATCH = 500  # rows of one deletion
+# All that wait, through the indexes of both states: `state IN (0, 2)` would read every request there ever was.
+WAITING = "(SELECT * FROM requests WHERE state = 0 UNION ALL SELECT * FROM requests WHERE state = 2)"
 ROW_S = 90 * 86_400.0  # how long a row stays without its payload
 
 
@@ -59,7 +63,11 @@ class Requests:
 
         def change(db: Connection) -> tuple[Request, bool]:
             earlier = rows.earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
-            return (earlier, True) if earlier else (rows.one(db.execute(sql, tuple(row.values()))), False)
+            if earlier:
+                return earlier, True
+            made = rows.one(db.execute(sql, tuple(row.values())))
+            failpoints.reach("submit_uncommitted")
+            return made, False
 
         return await self._writer.do(change)
 
@@ -101,7 +109,9 @@ class Requests:
                 return None
             rows.ended(db, running, now, state.name.lower())
             rows.write_lines(db, running.id, lines)
-            return rows.over(db, running.id, state, made, now, kept_s)
+            over = rows.over(db, running.id, state, made, now, kept_s)
+            failpoints.reach("finish_uncommitted")
+            return over
 
         return await self._writer.do(change)
 
@@ -115,19 +125,20 @@ class Requests:
         *,
         run: int = 1,
         death: int = 0,
+        told: Mapping[str, Any] = MappingProxyType({}),
     ) -> Request | None:
         """Let a run end, and the request wait until then; one that is to be cancelled is, instead. None when the run was over already.
 
-        `run` 0 does not count it, `death` 1 counts it as a death of its worker.
+        `run` 0 does not count it, `death` 1 counts it as a death of its worker, `told` is for the next run.
         """
-        now = self.now()
+        now, kept = self.now(), rows.as_json(dict(told))
 
         def change(db: Connection) -> Request | None:
             sql = (
-                "UPDATE requests SET state = iif(?1 > ?2, 2, 0), not_before = ?1, runs = runs - 1 + ?3, deaths = deaths + ?4, ver = ver + 1"
-                f" WHERE id = ?5 AND attempt = ?6 AND state = 1 RETURNING {COLUMNS}"
+                "UPDATE requests SET state = iif(?1 > ?2, 2, 0), not_before = ?1, runs = runs - 1 + ?3, deaths = deaths + ?4, told = ?7,"
+                f" ver = ver + 1 WHERE id = ?5 AND attempt = ?6 AND state = 1 RETURNING {COLUMNS}"
             )
-            row = rows.first(db.execute(sql, (until, now, run, death, running.id, running.attempt)))
+            row = rows.first(db.execute(sql, (until, now, run, death, running.id, running.attempt, kept)))
             if row is None:
                 return None
             rows.ended(db, running, now, outcome)
@@ -229,11 +240,12 @@ class Requests:
         await self._writer.do(lambda db: rows.write_lines(db, running.id, lines) if rows.runs(db, running) else None)
 
     async def remove(self, caller: str | None, id: str) -> Request:
-        """Forget a request, its payload and its lines. Raises UnknownRequest."""
+        """Forget a request, its payload, its lines and the files that it made. Raises UnknownRequest."""
 
         def change(db: Connection) -> Request:
             found = rows.known(db.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (id,)), caller, id)
             rows.forget(db, [id])
+            disown(db, found.caller, id)
             return found
 
         return await self._writer.do(change)
@@ -314,7 +326,7 @@ class Requests:
 
     def keys(self) -> list[tuple[str, tuple[int, float, int]]]:
         """(lane, key of its order) of all that wait."""
-        found = self._database.search("SELECT lane, prio, vtag, seq FROM requests WHERE state IN (0, 2)")
+        found = self._database.search(f"SELECT lane, prio, vtag, seq FROM {WAITING}")
         return [(lane, (prio, vtag, seq)) for lane, prio, vtag, seq in found]
 
     def ids(self) -> set[str]:
@@ -323,7 +335,7 @@ class Requests:
 
     def waiting(self) -> list[tuple[str, str, int, float, float]]:
         """(lane, caller, how many, their smallest and their largest tag) of all that wait, also those that are delayed."""
-        sql = "SELECT lane, caller, count(*), min(vtag), max(vtag) FROM requests WHERE state IN (0, 2) GROUP BY lane, caller"
+        sql = f"SELECT lane, caller, count(*), min(vtag), max(vtag) FROM {WAITING} GROUP BY lane, caller"
         return [tuple(row) for row in self._database.search(sql)]
 
     def unserved(self, lane: str, before: float) -> list[str]:
@@ -333,9 +345,9 @@ class Requests:
 
     def standing(self) -> tuple[int, int]:
         """How many requests wait, and how many run."""
-        counts = (f"(SELECT count(*) FROM requests WHERE state {which})" for which in ("IN (0, 2)", "= 1"))
-        queued, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
-        return int(queued), int(running)
+        counts = (f"(SELECT count(*) FROM requests WHERE state = {state})" for state in (0, 2, 1))  # an index each
+        queued, delayed, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
+        return int(queued + delayed), int(running)
 
 
 def _hash(asked: Asked) -> bytes | None:

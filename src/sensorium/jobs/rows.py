@@ -12,6 +12,7 @@ from sensorium.jobs.endings import CANCELLED, DISCONNECTED
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import Asked, KeyReused, Made, Request, Rules, State, UnknownRequest
 from sensorium.store.database import Connection, Cursor
+from sensorium.store.files import disown
 
 INLINE = 64 * 1024  # bytes; a longer input or output is a file
 KEPT_S, UNKEPT_S = 30 * 86_400.0, 86_400.0  # how long payloads stay by default, and at most that of a request that is not to be kept
@@ -126,6 +127,7 @@ def recovered(db: Connection, lost: Request, made: Made | None, most_runs: int, 
     ended(db, lost, now, "lost" if made is None else "spooled")
     if made is not None:
         return over(db, lost.id, State.SUCCEEDED if made.status == 200 else State.FAILED, made, now, kept_s)
+    disown(db, lost.caller, lost.id)  # what the lost run had stored belongs to no result
     if lost.cancel_at is not None:
         return over(db, lost.id, State.CANCELLED, CANCELLED, now, kept_s)
     if lost.runs >= most_runs:

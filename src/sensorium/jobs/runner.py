@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
 from sensorium.jobs.again import MOST_RUNS
@@ -56,14 +57,15 @@ class Runner:
     ) -> None:
         self.requests, self.results, self.lanes, self.shares, self.policy = requests, results, lanes, shares, policy
         self._works, self._outside = works, outside
-        self.watch = Watch(requests.of)
+        self.watch = Watch(self.requests.of)
         self.places = Places()
         self.running: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self.ready = asyncio.Event()
-        self._settling = Settling(requests, results, lanes, shares, outside, policy.kept_s, self.came, self.over)
+        self.settling = Settling(requests, results, lanes, shares, outside, policy.kept_s, self.came, self.over)
         self._wake = asyncio.Event()
         self._beside: set[asyncio.Task[Any]] = set()
         self._tidied = self._slow = -EXPIRE_EVERY_S
+        self._unserved = dict[str, float]()  # lanes that nobody can serve, and since when
 
     def came(self, request: Request) -> None:
         """One more waits."""
@@ -143,7 +145,9 @@ class Runner:
             beside.cancel()
         if waited_for := {*(task for _, task in running), *self._beside}:
             await asyncio.wait(waited_for, timeout=CANCEL_S)  # what does not let go is found running by the next start
-        await self._settling.stop()
+        await self.settling.stop()
+        if self._beside:  # what the last ends have left to do
+            await asyncio.wait(self._beside, timeout=CANCEL_S)
 
     async def _step(self) -> None:
         if not self.ready.is_set():
@@ -152,6 +156,7 @@ class Runner:
         free = self.lanes.free(self.requests.now())
         # No await among those that are claimed: whoever cancels one of them finds its run.
         for request, body in await self.requests.claim(free, self.lanes.caps(), self.lanes.slots) if free else ():
+            failpoints.reach("claimed")
             self.lanes.began(request)
             self.places.remove(request.lane, request.key)
             self.shares.claimed(request.lane, request.vtag)
@@ -175,13 +180,19 @@ class Runner:
         if abs(now - self._slow) >= SLOW_TICK_S:
             self._slow = now
             await self._recover(self.running)
-            for lane in self.lanes.unready() if self.policy.unserved_s else ():
-                ids = await asyncio.to_thread(self.requests.unserved, lane, now - self.policy.unserved_s)
-                for request in await self.requests.fail(ids, endings.UNSERVED, self.policy.kept_s):
-                    self.left(request)
+            await self._give_up(now)
         if abs(now - self._tidied) >= EXPIRE_EVERY_S:
             self._tidied = now
             self.beside(self._expire())
+
+    async def _give_up(self, now: float) -> None:
+        """Fail what has waited too long in lanes that nobody has been there to serve for as long."""
+        self._unserved = {lane: min(now, self._unserved.get(lane, now)) for lane in self.lanes.unready()}
+        before = now - self.policy.unserved_s
+        for lane in [lane for lane, since in self._unserved.items() if since <= before] if self.policy.unserved_s else ():
+            ids = await asyncio.to_thread(self.requests.unserved, lane, before)
+            for request in await self.requests.fail(ids, endings.UNSERVED, self.policy.kept_s):
+                self.left(request)
 
     async def _recover(self, running: Collection[str]) -> None:
         """Clean up after runs that are none: all but those that go on here."""
@@ -195,7 +206,8 @@ class Runner:
         await self._recover(())
         known = await asyncio.to_thread(self.requests.ids)
         await asyncio.to_thread(self.results.sweep, known | {input_name(id) for id in known})
-        waiting = await asyncio.to_thread(self.requests.waiting)
+        waiting, keys = await asyncio.to_thread(self.requests.waiting), await asyncio.to_thread(self.requests.keys)
+        self.places.load(keys)  # from here on nothing can fail, or the next try would count twice
         for lane, caller, count, _, most in waiting:
             self.lanes.came(lane, caller, count)
             self.shares.waits(lane, caller, most)
@@ -204,7 +216,6 @@ class Runner:
             least[lane] = min(tag, least.get(lane, tag))
         for lane, tag in least.items():
             self.shares.begins(lane, tag)
-        self.places.load(await asyncio.to_thread(self.requests.keys))
         self.ready.set()
 
     async def _expire(self) -> None:
@@ -225,12 +236,12 @@ class Runner:
             with under(restored(request.call.get("terms"), (request.id, request.attempt))), under_resumption(_hosted(run)):
                 made = await self._outcome(run, filed)
             origin.end(made.status, len(run.body), len(made.body) if isinstance(made, Made) else 0)
-            settling.append(self._settling.ended(run, made))
+            settling.append(self.settling.ended(run, made))
             await asyncio.shield(settling[0])
         except asyncio.CancelledError:
             origin.end(0, len(run.body), 0)
             if not settling:  # what was whole before it was wanted no more stays as it is
-                settling.append(self._settling.stopped(run))
+                settling.append(self.settling.stopped(run))
             await asyncio.shield(settling[0])
             raise
         finally:
@@ -275,7 +286,7 @@ class Runner:
         """End a request that was cancelled and whose run does not let go."""
         done, _ = await asyncio.wait({task}, timeout=CANCEL_S)
         if not done:
-            self._settling.stopped(run)
+            self.settling.stopped(run)
 
     async def _write_lines(self, request: Request, lines: list[Line]) -> bool:
         try:

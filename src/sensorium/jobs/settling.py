@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
-from sensorium.jobs.again import Again, after
+from sensorium.jobs.again import THROTTLED, Again, after, throttled_since
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.policy import Outside
 from sensorium.jobs.request import Made, Request, State
@@ -109,7 +110,8 @@ class Settling:
         if again.cools:
             self._lanes.cool(request.lane, until)
         lines, counts = await run.last_lines(), {"run": again.run, "death": again.death}
-        left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, **counts))
+        told = {THROTTLED: throttled_since(request, until)} if again.cools else {}
+        left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, told=told, **counts))
         run.lines.close()
         if left is not None:
             (self._over if left.done else self._came)(left)
@@ -118,15 +120,16 @@ class Settling:
         request, filed = run.request, len(made.body) > INLINE
         spooled = filed or (bool(run.handle) and state is not State.CANCELLED)
         if spooled and not await self._spool(request, made):
-            await self._discard(made.files)
+            await self.discard(made.files)
             state, made, filed = State.FAILED, endings.failed(SensoriumError("the result cannot be kept"), "final", request.id), False
         lines = await run.last_lines()
         over = await self._insisting(lambda: self._requests.finish(request, state, made, lines, self._kept_s))
+        failpoints.reach("finish_committed")
         run.lines.close()
         if over is not None:
             self._over(over)
         else:  # cancelled or removed meanwhile: what came of the run does not count
-            await self._discard(made.files)
+            await self.discard(made.files)
         if spooled:
             await self._unspool(request, filed and over is not None)
 
@@ -144,7 +147,8 @@ class Settling:
         except OSError as error:  # the next start sweeps
             log.warning("files of request %s cannot be deleted: %s", request.id, error.strerror)
 
-    async def _discard(self, keys: Sequence[str]) -> None:
+    async def discard(self, keys: Sequence[str] = ()) -> None:
+        """Delete these files, and those that are marked. What cannot be deleted now is left to the sweep."""
         try:
             await asyncio.to_thread(self._outside.discard, keys)
         except (StoreUnavailable, OSError):

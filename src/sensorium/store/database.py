@@ -11,12 +11,13 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from sensorium.errors import SettingsError, Unavailable
+from sensorium.store.mounts import network_file_system
 
 FILE, LOCK_FILE, HUB_LOCK_FILE = "sensorium.db", "sensorium.lock", "hub.lock"
 Connection: TypeAlias = sqlite3.Connection
@@ -24,6 +25,7 @@ Cursor: TypeAlias = sqlite3.Cursor
 SCHEMA = Path(__file__).parent / "schema"
 BUSY_S = 5.0
 WAL_BYTES = 16 * 1024 * 1024
+SQLITE = sqlite3.sqlite_version
 
 if sys.platform == "win32":
     import msvcrt
@@ -56,7 +58,7 @@ class StoreUnavailable(Unavailable):
 
 
 class Database:
-    """The open database. Its methods block and may be called from any thread.
+    """The open database. Its methods block and may be called from any thread. `fatal` is called when the disk fails under a change.
 
     `folder` is made when missing, for its owner alone, as are the files. Raises SettingsError when the file cannot be opened, is no
     database, or was written by a newer version.
@@ -64,6 +66,7 @@ class Database:
 
     def __init__(self, folder: Path, schema: Path = SCHEMA) -> None:
         self.path = folder / FILE
+        self.fatal: Callable[[], None] = lambda: None
         self._hub_lockfile: int | None = None
         self._writing, self._reading, self._searching, self._held = threading.RLock(), threading.Lock(), threading.Lock(), 0
         try:
@@ -101,8 +104,12 @@ class Database:
     def keep_hubs_off(self) -> None:
         """Be the one hub of this folder until `close`: another would run the queue's requests a second time.
 
-        Raises SettingsError when there is one. Other processes read and write as ever.
+        Raises SettingsError when there is one, and for a folder of a network file system. Other processes read and write as ever.
         """
+        if kind := network_file_system(self.path.parent):
+            raise SettingsError(
+                [f"{self.path.parent}: lies on a network file system ({kind}); use a server.data_dir on a disk of this machine"]
+            )
         lockfile = _private(self.path.with_name(HUB_LOCK_FILE))
         try:
             _lock_at_once(lockfile)
@@ -119,9 +126,11 @@ class Database:
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
+                if is_io_error(error):
+                    self.fatal()
                 raise
             if self._wal_bytes() > WAL_BYTES:
                 with suppress(sqlite3.Error):  # the transaction stands; the next one tries again
@@ -146,9 +155,17 @@ class Database:
         with self.exclusive(), _told("written"):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def rest(self, before: int) -> int:
+        """Empty the WAL if nobody has committed since the call that gave `before`. Returns what to give to the next one. Raises
+        StoreUnavailable."""
+        now = self.changes()
+        if now == before and self._wal_bytes():
+            self.checkpoint()
+        return self.changes()
+
     def close(self) -> None:
-        """Close the database; it cannot be used any more."""
-        with self.exclusive():
+        """Close the database once nobody uses it; it cannot be used any more."""
+        with self.exclusive(), self._reading, self._searching:  # SQLite may crash where a statement runs on what is closed
             self._connections.close()
         os.close(self._lockfile)
         if self._hub_lockfile is not None:
@@ -172,6 +189,12 @@ class Database:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+
+
+def is_io_error(error: BaseException | None) -> bool:
+    """Whether the disk has failed: what the kernel has dropped then, only a new start can tell."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.Error) and code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
 
 
 def _private(path: Path) -> int:

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sensorium import failpoints
 from sensorium.errors import BadRequest, BodyTooLarge, Forbidden, NotFound
 from sensorium.store.database import Connection, Database
 from sensorium.store.objects import Incoming, Objects
@@ -265,6 +266,7 @@ class Files:
         count = 0
         while rows := self.database.search("SELECT key, place FROM files WHERE gone = 1 LIMIT ?", BATCH):
             self.objects.remove(place for _, place in rows)
+            failpoints.reach("file_removed")
             with self.database.write() as db:
                 db.executemany("DELETE FROM files WHERE key = ? AND gone = 1", [(key,) for key, _ in rows])
             count += len(rows)
@@ -310,6 +312,11 @@ class Files:
 
     def _spent(self, owner: str, used: int) -> QuotaSpent:
         return QuotaSpent(f"{owner} would keep {used} bytes or more in files; at most {self._quota} are allowed", hint=SHELF_HINT)
+
+
+def disown(db: Connection, owner: str, request: str) -> None:
+    """Mark the files that a request of this owner's has made: nobody reads them, and the next `discard` or `sweep` deletes them."""
+    db.execute("UPDATE files SET gone = 1 WHERE request = ? AND owner = ?", (request, owner))
 
 
 def new_place(key: str) -> str:

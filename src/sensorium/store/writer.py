@@ -15,7 +15,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from sensorium.store.database import Database, StoreUnavailable
+from sensorium.store.database import Database, StoreUnavailable, is_io_error
 
 log = logging.getLogger("sensorium.store")
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class Writer:
                 for change, future in batch:
                     ended.append((future, *_made(db, change)))
         except StoreUnavailable as error:
-            if _is_io_error(error.__context__):
+            if is_io_error(error.__context__):
                 self._fatal()
             ended = [(future, None, error) for _, future in batch]
         except Exception as error:  # outermost line of the thread: without it everybody would wait for ever
@@ -106,7 +106,7 @@ def _made(db: sqlite3.Connection, change: Change) -> tuple[Any, BaseException | 
     try:
         result = change(db)
     except sqlite3.Error as error:
-        if _is_io_error(error) or not db.in_transaction:
+        if is_io_error(error) or not db.in_transaction:
             raise
         refused: BaseException = StoreUnavailable(f"the hub's database cannot be written: {error}", retry_after=5)
         db.execute("ROLLBACK TO one")
@@ -128,8 +128,3 @@ def _tell(ended: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) ->
             future.set_exception(error)
         else:
             future.set_result(result)
-
-
-def _is_io_error(error: BaseException | None) -> bool:
-    code = getattr(error, "sqlite_errorcode", None)
-    return isinstance(error, sqlite3.Error) and code is not None and code & 0xFF == sqlite3.SQLITE_IOERR
