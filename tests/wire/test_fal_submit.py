@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.errors import BadRequest, SensoriumError
+from sensorium.errors import BadRequest, BodyTooLarge, SensoriumError
 from sensorium.wire import fal_submit
 from sensorium.wire.fal_errors import Refused
 from sensorium.wire.lifecycle import KEPT, Lifecycle
@@ -106,13 +106,26 @@ def test_a_lifecycle_is_read_as_at_uploads() -> None:
 
 
 def test_a_body_of_brackets_takes_no_memory_when_it_is_submitted() -> None:
-    body = b'{"a":[' + b"[]," * 1_000_000 + b"[]]}"
+    body = b'{"a":[' + b"[]," * 200_000 + b"[]]}"
     tracemalloc.start()
     try:
         fal_submit.checked(body)
         assert tracemalloc.get_traced_memory()[1] < len(body)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("values", [b"[],", b'{"b":1},', b"1,", b'"\\"",'])
+def test_a_body_of_countless_values_is_refused_before_it_is_built(values: bytes) -> None:
+    body = b'{"a":[' + values * (fal_submit.MOST_VALUES + 1) + b"1]}"
+    for read in (fal_submit.checked, fal_submit.decoded):
+        with pytest.raises(BodyTooLarge, match="values"):
+            read(body)  # type: ignore[operator]
+
+
+def test_what_stands_in_a_text_is_no_value() -> None:
+    text = b"[one, two], " * fal_submit.MOST_VALUES
+    assert len(fal_submit.decoded(b'{"prompt":"' + text + b'"}')["prompt"]) == len(text)
 
 
 def test_an_input_in_the_query() -> None:

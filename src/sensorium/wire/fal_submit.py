@@ -11,17 +11,19 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from sensorium.errors import BadRequest
+from sensorium.errors import BadRequest, BodyTooLarge
 from sensorium.wire.fal_errors import Refused, detail
 from sensorium.wire.jsonbody import require_utf8
 from sensorium.wire.lifecycle import KEPT, Lifecycle, parse
 
 LEAST_START_S, MOST_START_S = 0.1, 30 * 86_400.0
 LONGEST_HINT, LONGEST_KEY, LONGEST_URL, LONGEST_JSON = 256, 255, 4096, 8192  # characters
+MOST_VALUES: Final = 500_000  # of one body, however small each is
 MOST_RETRIES: Final = 9  # ten runs in all
 RETRIED: Final = ("server_error", "timeout", "connection_error")
 _PRIORITIES: Final = {"": 0, "normal": 0, "low": 1}
 _YES: Final = ("1", "true", "yes")
+_STRINGS: Final = re.compile(rb'(?s)"(?:[^"\\]++|\\.)*+(?:"|\Z)')  # without a step back: each byte is looked at once
 _PRINTABLE: Final = re.compile(r"[ -~]+")
 _PLACE: Final = re.compile(r"\(byte (\d+)\)")
 _json, _syntax = msgspec.json.Decoder(), msgspec.json.Decoder(msgspec.Raw)
@@ -97,7 +99,7 @@ def start_within(header: Callable[[str], str]) -> float | None:
 
 
 def checked(body: bytes) -> bytes:
-    """The body as it is, which is a JSON object. Raises Refused; what stands inside is the app's to judge.
+    """The body as it is, which is a JSON object. Raises Refused and BodyTooLarge; what stands inside is the app's to judge.
 
     Nothing of it is built: a body of brackets would take thirty times its size, and seconds.
     """
@@ -107,7 +109,7 @@ def checked(body: bytes) -> bytes:
 
 
 def decoded(body: bytes) -> dict[str, Any]:
-    """The body as an object; no body at all is an empty one, as clients leave it out. Raises Refused."""
+    """The body as an object; no body at all is an empty one, as clients leave it out. Raises Refused, BodyTooLarge."""
     found = _read(_json, body) if body else {}
     if not isinstance(found, dict):
         raise _no_object()
@@ -116,12 +118,27 @@ def decoded(body: bytes) -> dict[str, Any]:
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
+        _require_few_values(body)
         require_utf8(body)
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         place = _PLACE.search(str(error))
         offset = error.start if isinstance(error, UnicodeDecodeError) else int(place[1]) if place else len(body)
         raise Refused([_malformed(str(error), offset)]) from None
+
+
+def _require_few_values(body: bytes) -> None:
+    """What is built of a body of brackets takes thirty times its size, and seconds. Raises BodyTooLarge."""
+    if _marks(body) <= MOST_VALUES:
+        return
+    most_texts = 2 * MOST_VALUES  # names and values
+    rest, texts = _STRINGS.subn(b"", body, most_texts)
+    if texts == most_texts or _marks(rest) > MOST_VALUES:
+        raise BodyTooLarge(f"the body holds more than {MOST_VALUES} values", hint="send large data as a file and name it by its URL")
+
+
+def _marks(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def _no_object() -> Refused:
