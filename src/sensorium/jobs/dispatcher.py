@@ -118,6 +118,10 @@ class Jobs:
             return await asyncio.to_thread(self.requests.lines, request.id, *after)
         return [line for line in running[0].lines.lines if (line.attempt, line.number) > after]
 
+    async def attempts(self, request: Request) -> list[tuple[int, float, float, str]]:
+        """(attempt, began, ended, how) of its runs that ended, oldest first."""
+        return await asyncio.to_thread(self.requests.attempts, request.id)
+
     async def output(self, request: Request) -> bytes | None:
         """The body of its result; None when it is gone, or not there yet. The first look at one that is not to be kept begins its end."""
         if request.payload_gone or not request.done:
@@ -175,6 +179,19 @@ class Jobs:
         await asyncio.to_thread(self.results.remove, [id, input_name(id)])
         await self._runner.settling.discard()
         return removed
+
+    def lanes(self) -> dict[str, tuple[int, int]]:
+        """How many requests of each lane wait and run; of those lanes that have any."""
+        waiting, running = self._runner.lanes.waiting, self._runner.lanes.running
+        return {lane: (waiting[lane], running[lane]) for lane in sorted({*waiting, *running}) if waiting[lane] or running[lane]}
+
+    def ended_since_start(self) -> Mapping[str, int]:
+        """How many requests have ended, by the name of their state."""
+        return self._runner.ended
+
+    def repeated_since_start(self) -> Mapping[str, int]:
+        """How many runs were followed by another one, by how they ended (routing/repeat, or "given back" by a hub that stopped)."""
+        return self._runner.settling.repeated
 
     async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:
         """As `Requests.listed`."""

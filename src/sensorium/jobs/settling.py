@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -36,7 +37,8 @@ class RunTimedOut(SensoriumError):
 
 
 class Settling:
-    """Writes down how runs end. `came` is told of a request that waits again, `over` of one that is over."""
+    """Writes down how runs end. `came` is told of a request that waits again, `over` of one that is over; `repeated` counts the former by
+    how their runs ended."""
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class Settling:
     ) -> None:
         self._requests, self._results, self._lanes, self._shares = requests, results, lanes, shares
         self._outside, self._kept_s, self._came, self._over = outside, kept_s, came, over
+        self.repeated = Counter[str]()
         self._unsettled: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -113,6 +116,7 @@ class Settling:
         left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, told=told, **counts))
         run.lines.close()
         if left is not None:
+            self.repeated[outcome] += not left.done
             (self._over if left.done else self._came)(left)
 
     async def _finish(self, run: Run, state: State, made: Made) -> None:
