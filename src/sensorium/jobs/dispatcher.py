@@ -20,6 +20,7 @@ from sensorium.jobs.runner import CANCEL_S, SLOW_TICK_S, Outside, Policy, Runner
 from sensorium.jobs.share import Shares
 from sensorium.routing.origin import ORIGIN
 from sensorium.routing.terms import captured
+from sensorium.store import objects
 from sensorium.store.database import StoreUnavailable
 
 READY_S = 5.0
@@ -72,12 +73,14 @@ class Jobs:
         id = new_id(self.requests.now())
         try:
             if len(asked.body) > INLINE:
-                await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
+                with objects.told():
+                    await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
             request, replayed = await self.requests.submit(id, asked, self._runner.shares.tag(asked.lane, asked.caller), call)
         finally:
             if replayed:
                 lanes.came(asked.lane, asked.caller, -1)
-                await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
+                with suppress(OSError):  # the next start sweeps
+                    await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
         if not replayed:
             self._runner.changed(request)
         return request, replayed
@@ -126,14 +129,16 @@ class Jobs:
         """The body of its result; None when it is gone, or not there yet. The first look at one that is not to be kept begins its end."""
         if request.payload_gone or not request.done:
             return None
-        found = self.requests.output(request.id) or await asyncio.to_thread(self.results.get, request.id)
+        with objects.told():
+            found = self.requests.output(request.id) or await asyncio.to_thread(self.results.get, request.id)
         if not request.rules.kept:
             await self.requests.fetched(request, self.requests.now() + FETCHED_S)
         return found
 
     def kept_output(self, id: str) -> bytes | None:
-        """The body of a result without counting as a look at it. Blocks on the disk."""
-        return self.requests.output(id) or self.results.get(id)
+        """The body of a result without counting as a look at it. Blocks on the disk. Raises StoreUnavailable."""
+        with objects.told():
+            return self.requests.output(id) or self.results.get(id)
 
     async def cancel(self, caller: str | None, id: str) -> bool:
         """Have a request end. False when it is over already. Raises UnknownRequest."""
@@ -176,7 +181,8 @@ class Jobs:
             self._runner.end(id)
             if (running := self._runner.running.get(id)) is not None:
                 await asyncio.wait({running[1]}, timeout=CANCEL_S)
-        await asyncio.to_thread(self.results.remove, [id, input_name(id)])
+        with objects.told():
+            await asyncio.to_thread(self.results.remove, [id, input_name(id)])
         await self._runner.settling.discard()
         return removed
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
-from sensorium.jobs.again import THROTTLED, Again, after, throttled_since
+from sensorium.jobs.again import THROTTLED, Again, after, throttled
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.policy import Outside
 from sensorium.jobs.request import Made, Request, State
@@ -112,7 +112,8 @@ class Settling:
         if again.cools:
             self._lanes.cool(request.lane, until)
         lines, counts = await run.last_lines(), {"run": again.run, "death": again.death}
-        told = {THROTTLED: throttled_since(request, until)} if again.cools else {}
+        since, times = throttled(request, self._requests.now())
+        told = {THROTTLED: (since, times + 1)} if again.cools else {}
         left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, told=told, **counts))
         run.lines.close()
         if left is not None:
