@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check clients oracles bench train train-smoke ci clean
+.PHONY: help setup run test check clients oracles bench bench-queue train train-smoke ci clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -47,6 +47,9 @@ oracles: $(VENV)/.with-oracles train-smoke ## engines and models against torch, 
 
 bench: $(VENV)/.with-default ## latency, memory and start-up figures; the last line is JSON
 	@$(PY) bench/local.py
+
+bench-queue: $(VENV)/.with-bench ## the durable queue, beside SAQ, procrastinate and PgQueuer where Redis and PostgreSQL run
+	@$(PY) bench/queue.py
 
 train: $(VENV)/.with-oracles ## make the shipped weights again from nothing, resumable, and measure them (hours on a CPU; installs torch)
 	@$(PY) -m training.judge_train
@@ -101,6 +104,10 @@ $(VENV)/.with-test: $(VENV)/.created $(RECIPE)
 $(VENV)/.with-clients: $(VENV)/.created $(RECIPE)
 	@$(PIP) ".[test,clients]"
 	@touch $@ $(VENV)/.with-default $(VENV)/.with-test
+
+$(VENV)/.with-bench: $(VENV)/.created $(RECIPE)
+	@$(PIP) ".[bench]"
+	@touch $@ $(VENV)/.with-default
 
 $(VENV)/.with-oracles: $(VENV)/.created $(RECIPE)
 	@echo "Installing torch, diffusers and transformers into $(VENV) (once) ..."

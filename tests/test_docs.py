@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub_process import ROOT, hub_environment
+from tests.test_layers import MAY_USE, ORDER, SQL_IN
 
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
@@ -68,6 +69,23 @@ def test_the_skill_takes_the_place_of_the_one_it_was_written_after() -> None:
     lines = head.splitlines()
     assert {"name: nvidia-inference-multimodal", "license: Apache-2.0", "platforms: [linux, macos, windows]"} <= set(lines)
     assert [line.strip() for line in lines[lines.index("tools:") + 1 :][:2]] == ["- Read", "- Shell"]
+
+
+def test_the_layers_are_told_as_they_are_kept() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    told = re.search(r"Imports point down only: `([^`]+)`", page)
+    assert told is not None
+    kept = [name for name in ORDER if name != "cli" and not name.startswith("cli_")]
+    assert re.split(r"[\s,<]+", told[1]) == [*kept, "cli_*", "cli"]
+    for part in ("engines", "client", "simulators"):
+        said = re.search(rf"`{part}` ([^;.]*)", page[told.end() :])
+        assert said is not None
+        assert {name for name in re.findall(r"[a-z]+", said[1]) if name in ORDER} >= MAY_USE[part] - {part}
+    places = re.search(r"SQL stands in ([^.]*)\.", page)
+    assert places is not None
+    assert [f"jobs/{name}" if name != "store/" else name for name in re.findall(r"`(?:jobs/)?([a-z_/]+)`", places[1])] == [
+        place.removesuffix(".py") for place in SQL_IN
+    ]
 
 
 def test_the_readme_names_every_command() -> None:

@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "sensorium"
 ORDER = (
     *(
         "errors",
+        "failpoints",
         "exchange",
         "webserver",
         "egress",

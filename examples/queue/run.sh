@@ -5,7 +5,7 @@
 #
 # No network, no account, no key: the shipped models answer. PYTHON names a Python that has the package; without it .venv's is taken, then
 # python3. It starts a hub and a receiver of its own, and leaves nothing behind. The exit status is 0 only if all of it worked.
-set -euo pipefail
+set -Eeuo pipefail
 
 unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,6 +29,7 @@ stop() {
   pids=()
 }
 trap 'stop; rm -rf "$work"' EXIT
+trap 'echo "failed at line $LINENO: $BASH_COMMAND" >&2; cat "$work"/*.log >&2' ERR
 trap 'exit 130' INT TERM
 
 # start NAME COMMAND...: runs it beside this script until `stop`, and sets `address` to where it says that it is.

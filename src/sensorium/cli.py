@@ -24,6 +24,7 @@ from sensorium import (
     cli_setup,
     cli_tls,
     client,
+    failpoints,
 )
 from sensorium.cli_outcome import USAGE, fail, outcome
 
@@ -48,7 +49,7 @@ def serve(
     settings: Annotated[Path | None, typer.Option(help="TOML settings file.", show_default=False)] = None,
     allow_egress: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST:PORT", help="Private address that image URLs may reach (repeatable).", show_default=False),
+        typer.Option(metavar="HOST:PORT", help="Private address that image URLs and webhooks may reach (repeatable).", show_default=False),
     ] = None,
     require: Annotated[
         str, typer.Option(metavar="MODALITY,...", help="Do not start unless these are on, such as image,audio.", show_default=False)
@@ -65,6 +66,7 @@ def serve(
         def read() -> config.Settings:
             return config.load(settings, os.environ, port=port, host=host, data_dir=data_dir, allow_egress=allow_egress)
 
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, "").strip())
         hub.serve(Source(settings, read), lambda text: print(text, flush=True), required(require))
 
 

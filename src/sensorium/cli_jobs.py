@@ -103,7 +103,7 @@ def stands(request: dict[str, Any]) -> str:
 
 def _lines(request: dict[str, Any]) -> list[str]:
     position = "" if request["position"] is None else f", {request['position']} before it"
-    path = "/".join(part for part in (request["app"], request["path"]) if part)
+    path = f"{request['app']}{request['path']}"
     lines = [f"request {request['id']} of {request['caller']}: {request['state']}{position}", f"  {path}, priority {request['priority']}"]
     lines += [f"  {label} {_time(request[name])}" for label, name in TIMES if request[name] is not None]
     lines.append(f"  runs {request['runs']}, of these {request['deaths']} ended with their engine")

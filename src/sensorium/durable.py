@@ -138,7 +138,8 @@ def queue(
 async def ended(jobs: Jobs, id: str, base_url: str) -> Ended | None:
     """What a webhook tells of a request; None when it is forgotten, or not over."""
     try:
-        request = await jobs.of(None, id)
+        # As it is on disk: memory follows a moment later, and a notification that is read in between would be given up as too early.
+        request = await asyncio.to_thread(jobs.requests.of, None, id)
     except UnknownRequest:
         return None
     if not request.done:  # it was sent back to the queue meanwhile, and its next end writes a notification of its own

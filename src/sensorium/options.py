@@ -128,7 +128,9 @@ class Server(Section):
     )
     tls_key: Path | None = Field(default=None, description="and the key of that")
     public_metrics: bool = Field(default=False, description="let `GET /metrics` be read without the token, by whoever reaches the hub")
-    allow_egress: tuple[HostPort, ...] = Field(default=(), description="private addresses that image URLs may name, as `HOST:PORT`")
+    allow_egress: tuple[HostPort, ...] = Field(
+        default=(), description="private addresses that image URLs and webhooks may name, as `HOST:PORT`"
+    )
 
 
 class VaultSettings(Section):

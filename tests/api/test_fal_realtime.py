@@ -238,6 +238,7 @@ def test_a_token_is_for_its_apps_and_its_time(site: Site) -> None:
         ("/t/rt/realtime", {"max_buffering": 61}, "INVALID_REQUEST"),
         ("/t/rt/realtime", {"max_buffering": "ten"}, "INVALID_REQUEST"),
         ("/t/rt/realtime", {"max_buffering": "²"}, "INVALID_REQUEST"),
+        ("/t/rt/realtime", {"max_buffering": "9" * 5000}, "INVALID_REQUEST"),
     ],
 )
 def test_a_connection_that_cannot_be_served_says_why(site: Site, path: str, query: dict[str, Any], error: str) -> None:

@@ -236,6 +236,34 @@ def test_a_range_is_what_slicing_gives(held: tuple[Site, str], first: int | None
         assert raw == data
 
 
+def test_a_file_is_not_read_on_for_a_reader_who_has_left(tmp_path: Path) -> None:
+    with shelved(tmp_path, Clock(), **LARGE) as files:
+        file = files.put(bytes(16 * fal_files.PIECE), owner="ada", content_type="a/b", name="x")
+        router = Router(fal_files.entries(FalFiles(files, Named())), Named(), lambda path: fal_errors.error, 4096)
+        scope = {"type": "http", "method": "GET", "path": files.url(file, ""), "headers": [], "query_string": b""}
+        told = iter([{"type": "http.request", "body": b""}])
+        sent: list[int] = []
+
+        async def left() -> None:
+            first = asyncio.Event()
+
+            async def receive() -> Any:
+                if (asked := next(told, None)) is not None:
+                    return asked
+                await first.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(len(message.get("body", b"")))
+                if sent[-1]:
+                    first.set()
+
+            await router(scope, receive, send)
+
+        asyncio.run(left())
+        assert 0 < sum(sent) < file.size
+
+
 @given(st.data())
 @settings(max_examples=60)
 def test_any_altered_character_of_a_link_is_refused(held: tuple[Site, str], data: st.DataObject) -> None:
@@ -533,7 +561,7 @@ def test_own_files_are_listed_told_and_deleted(here: Site) -> None:
             assert here.json(method, f"/v1/files/{name}", key="bob")[0] == 404
     assert here.json("DELETE", f"/v1/files/{oldest['id']}")[1]["deleted"] is True
     assert here.call("GET", links[0], key=None)[0].status == 404
-    for wrong in ("limit=0", "limit=101", "limit=x"):
+    for wrong in ("limit=0", "limit=101", "limit=x", f"limit={'9' * 5000}"):
         assert here.json("GET", f"/v1/files?{wrong}")[0] == 400
     assert here.json("GET", "/v1/files?after=x")[0] == 404
     assert here.json("GET", "/v1/files", key=None)[0] == 401

@@ -77,6 +77,7 @@ def test_a_list_has_pages_and_an_order() -> None:
         site.clock.held = False
         assert [video.id for video in client.videos.list(limit=2)] == made[::-1]
         assert [video.id for video in client.videos.list(limit=2, order="asc")] == made
+        assert hub.json("GET", f"/v1/videos?limit={'9' * 5000}")[0] == 400
         assert hub.json("GET", "/v1/videos?limit=0")[0] == hub.json("GET", "/v1/videos?order=up")[0] == 400
         assert hub.json("GET", "/v1/videos?after=video_none")[0] == 404
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -438,3 +439,38 @@ def test_an_unknown_kind_of_work_fails(tmp_path: Path) -> None:
         assert (await jobs.ended((await jobs.submit(replace(ASKED, work="other")))[0])).state is State.FAILED
 
     over(tmp_path, does, answered)
+
+
+def test_what_fails_beside_the_queue_is_told_and_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unheard = list[Any]()
+
+    def prepare(jobs: Jobs) -> None:
+        jobs.requests.expire = failing(jobs.requests.expire, StoreUnavailable("locked"))  # type: ignore[method-assign]
+
+    async def does(jobs: Jobs) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        assert (await jobs.ended((await jobs.submit(ASKED))[0])).state is State.SUCCEEDED
+        await until(lambda: not jobs._runner._beside)
+        gc.collect()
+
+    over(tmp_path, does, prepare=prepare)
+    assert unheard == []
+    assert "locked" in caplog.text
+
+
+def test_a_run_that_fails_at_once_again_and_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The next run of a request may be claimed in the very transaction in which the one before it ends."""
+
+    async def dies_once(run: Run) -> Made:
+        if run.request.attempt == 1:
+            raise Failed("death")
+        return Made(b"1")
+
+    async def does(jobs: Jobs) -> None:
+        made = [jobs.submit(replace(ASKED, lane=lane)) for _ in range(100) for lane in "xyz"]
+        for request, _ in await asyncio.gather(*made):
+            assert (await jobs.ended(request)).state is State.SUCCEEDED
+        await until(lambda: not jobs._runner.running)
+        assert counted(jobs) == ({}, {}, {}) == stored(jobs)
+
+    over(tmp_path, does, dies_once, lanes=Lanes(9, lambda lane: 4))

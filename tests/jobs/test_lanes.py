@@ -143,6 +143,7 @@ def test_no_question_of_every_moment_scans_the_table(tmp_path: Path) -> None:
         "SELECT seq FROM requests WHERE state > 2 AND payload_gone = 0 AND payload_expires_at <= 1 LIMIT 5",
         "SELECT id FROM requests WHERE payload_gone = 1 AND finished_at <= 1 LIMIT 5",
         "SELECT seq FROM requests WHERE state = 1",
+        *(f"SELECT count(*) FROM requests WHERE state = {state}" for state in (0, 1, 2)),
         "SELECT request FROM request_logs WHERE at <= 1 LIMIT 5",
         "SELECT seq FROM requests WHERE caller = 'a' AND app = 'b' AND idem_key = 'c'",
     ]
@@ -152,4 +153,4 @@ def test_no_question_of_every_moment_scans_the_table(tmp_path: Path) -> None:
             return [f"{sql}: {row[3]}" for sql in asked for row in requests._database.read(f"EXPLAIN QUERY PLAN {sql}")]
 
     plans = asyncio.run(does())
-    assert not [plan for plan in plans if ("SCAN" in plan.rsplit(": ", 1)[1] and "INDEX" not in plan) or "TEMP B-TREE" in plan]
+    assert not [plan for plan in plans if ("SCAN" in plan.rsplit(": ", 1)[1] and "USING" not in plan) or "TEMP B-TREE" in plan]

@@ -47,7 +47,7 @@ def test_a_payload_goes_and_its_row_stays(tmp_path: Path, body: bytes) -> None:
         clock.now += 2 * DAY - 3600
         assert await jobs.output(ended) == body
         clock.now += 3601
-        await until(lambda: jobs.requests.of("a", ended.id).payload_gone)
+        await until(lambda: jobs._watch.of("a", ended.id).payload_gone)
         await until(lambda: not list((tmp_path / "results").iterdir()))
         gone = await jobs.of("a", ended.id)
         assert (gone.state, gone.payload_gone, await jobs.output(gone)) == (State.SUCCEEDED, True, None)
@@ -65,7 +65,7 @@ def test_a_row_goes_after_ninety_days_with_all_that_is_its(tmp_path: Path) -> No
         ended = await jobs.ended((await jobs.submit(replace(ASKED, webhook_url="http://there/")))[0])
         for days in (31.0, 58.9):
             clock.now += days * DAY
-            await until(lambda: jobs.requests.of("a", ended.id).payload_gone)
+            await until(lambda: jobs._watch.of("a", ended.id).payload_gone)
             assert (await jobs.of("a", ended.id)).id == ended.id
         clock.now += 0.2 * DAY
         await until(lambda: not jobs.requests.listed("a", 9))
@@ -129,7 +129,7 @@ def test_an_input_that_is_not_to_be_kept_goes_at_the_end(tmp_path: Path, way: st
         assert jobs.requests.input(ended.id) is None
         await until(lambda: not (tmp_path / "results" / input_name(ended.id)).exists())
         clock.now += DAY + 1
-        await until(lambda: jobs.requests.of("a", ended.id).payload_gone)
+        await until(lambda: jobs._watch.of("a", ended.id).payload_gone)
 
     on(tmp_path, does, clock, at_once=way == "run")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -47,6 +48,17 @@ def test_deep_nesting_is_refused_or_read_but_ends() -> None:
             input_of(frame)
         except BadRequest as error:
             assert "msgpack" in error.message
+
+
+def test_a_wide_list_deep_inside_takes_no_more_memory_than_it_has_itself() -> None:
+    wide = 100_000
+    frame = b"\x81\xa1a" + b"\x91" * 400 + b"\xdd" + struct.pack(">I", wide) + b"\x00" * wide
+    tracemalloc.start()
+    try:
+        input_of(frame)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("frame", [b"", b"\x81", b"\xc1", b"\x81\xa1\xff\xc0", b"\x81\xa1a\xc0\xc0"])

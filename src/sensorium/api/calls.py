@@ -15,6 +15,7 @@ from sensorium.errors import BadRequest, Forbidden, NotFound
 from sensorium.routing.health import REACTION
 from sensorium.store.calls import Calls
 from sensorium.store.database import StoreUnavailable
+from sensorium.wire.whole import whole
 
 FILTERS = ("limit", "before", "caller", "outcome")
 OUTCOMES = ("answered", "refused", "failed", "client_closed")
@@ -81,9 +82,10 @@ def _number(given: dict[str, str], name: str, most: int) -> int | None:
     text = given.get(name, "")
     if not text:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= most):
+    found = whole(text, 1, most)
+    if found is None:
         raise BadRequest(f"{name} is {text[:80]!r}; it is a whole number from 1 to {most}", param=name)
-    return int(text)
+    return found
 
 
 def _reacted(call: dict[str, Any]) -> dict[str, Any]:

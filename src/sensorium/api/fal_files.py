@@ -15,6 +15,7 @@ from sensorium.api.visit import Visit
 from sensorium.errors import BadRequest, Forbidden, Unauthorized
 from sensorium.store.files import File, Files, UnknownFile
 from sensorium.wire import fal_errors, filelinks, filenames, openai, ranges
+from sensorium.wire.whole import whole
 
 PIECE: Final = 256 * 1024  # bytes
 PAGE, LONGEST_PAGE = 20, 100
@@ -33,17 +34,18 @@ class FalFiles:
             raise UnknownFile("there is no such file, or its link has expired")
         file, opened = await asyncio.to_thread(self._files.linked, link, lambda: self._caller(visit))
         with opened:
+            await visit.whole_body()  # there is none, and from here on it is heard when the caller leaves
             await self._send(visit, file, opened)
 
     async def listed(self, visit: Visit) -> None:
         """GET /v1/files: the caller's own, the newest first; `limit`, `after`."""
         query = parse_qs(visit.query.decode("latin-1"))
-        limit = query.get("limit", [str(PAGE)])[0]
-        if not limit.isdecimal() or not 1 <= int(limit) <= LONGEST_PAGE:
+        limit = whole(query.get("limit", [str(PAGE)])[0], 1, LONGEST_PAGE)
+        if limit is None:
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}", param="limit")
         after = query["after"][0] if "after" in query else None
-        found = await asyncio.to_thread(self._files.listed, visit.caller, int(limit) + 1, after)
-        page = [await self._shown(visit, file) for file in found[: int(limit)]]
+        found = await asyncio.to_thread(self._files.listed, visit.caller, limit + 1, after)
+        page = [await self._shown(visit, file) for file in found[:limit]]
         await visit.answer(msgspec.json.encode({"object": "list", "data": page, "has_more": len(found) > len(page)}))
 
     async def entry(self, visit: Visit) -> None:
@@ -88,9 +90,9 @@ class FalFiles:
         await visit.end()
 
     async def _stream(self, visit: Visit, opened: BinaryIO, start: int, end: int) -> None:
-        await asyncio.to_thread(opened.seek, start)
+        opened.seek(start)
         while start < end:
-            piece = await asyncio.to_thread(opened.read, min(PIECE, end - start))
+            piece = await _read(opened, min(PIECE, end - start))
             if not piece:
                 raise UnknownFile("the bytes of this file end early")  # the answer is cut visibly short
             start += len(piece)
@@ -116,6 +118,16 @@ class FalFiles:
             "request_id": file.request,
             "url": await asyncio.to_thread(self._files.url, file, base_url(visit, self._public)),
         }
+
+
+async def _read(opened: BinaryIO, size: int) -> bytes:
+    """The next bytes. A reading that is cancelled ends first: nobody may close the file under it."""
+    reading = asyncio.ensure_future(asyncio.to_thread(opened.read, size))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        await asyncio.wait({reading})
+        raise
 
 
 def entries(door: FalFiles) -> list[Entry]:

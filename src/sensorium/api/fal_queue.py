@@ -19,6 +19,7 @@ from sensorium.jobs.request import Asked, Request, State, UnknownRequest
 from sensorium.wire import fal_errors, fal_status, fal_submit, sse
 from sensorium.wire.fal_errors import REQUEST_ID
 from sensorium.wire.fal_status import COMPLETED, IN_PROGRESS, IN_QUEUE, Extras, Look, Standing, Word
+from sensorium.wire.whole import whole
 
 BELOW: Final = "/fal/queue/*"
 PAGE, LONGEST_PAGE = 20, 100
@@ -231,15 +232,15 @@ class QueueDoor:
 
     async def _list(self, visit: Visit, app: str) -> None:
         asked = fal_submit.parameters(visit.query)
-        limit, status = asked.get("limit", str(PAGE)), asked.get("status", "").upper()
-        if not limit.isdecimal() or not 1 <= int(limit) <= LONGEST_PAGE:
+        limit, status = whole(asked.get("limit", str(PAGE)), 1, LONGEST_PAGE), asked.get("status", "").upper()
+        if limit is None:
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}", param="limit")
         if status not in ("", IN_QUEUE, IN_PROGRESS, COMPLETED):
             raise BadRequest(f"status is one of {IN_QUEUE}, {IN_PROGRESS}, {COMPLETED}", param="status")
         which = {"app": app, "work": NAME, "states": [state for state, word in WORDS.items() if word == status]}
-        found = await self._queue.listed(visit.caller, int(limit) + 1, asked.get("after") or None, **which)
-        page = [await self._row(visit, request) for request in found[: int(limit)]]
-        await visit.answer(fal_status.listed(page, found[int(limit) - 1].id if len(found) > len(page) else None))
+        found = await self._queue.listed(visit.caller, limit + 1, asked.get("after") or None, **which)
+        page = [await self._row(visit, request) for request in found[:limit]]
+        await visit.answer(fal_status.listed(page, found[limit - 1].id if len(found) > len(page) else None))
 
     async def _row(self, visit: Visit, found: Request) -> dict[str, Any]:
         now = fal_status.members(await self._standing(visit, found, None))

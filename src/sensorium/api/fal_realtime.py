@@ -31,6 +31,7 @@ from sensorium.exchange import Receive, Send
 from sensorium.routing.origin import ORIGIN, Origin
 from sensorium.routing.terms import under
 from sensorium.wire import fal_errors, fal_realtime, fal_tokens
+from sensorium.wire.whole import whole
 
 log = logging.getLogger("sensorium.hub")
 PREFIX: Final = "/fal/run/"
@@ -280,10 +281,11 @@ def _buffering(asked: Mapping[str, list[str]]) -> int | None:
     given = asked.get("max_buffering", [""])[-1]
     if not given:
         return None
-    if not (given.isdecimal() and given.isascii() and int(given) in fal_realtime.BUFFERING):
-        first, last = fal_realtime.BUFFERING[0], fal_realtime.BUFFERING[-1]
+    first, last = fal_realtime.BUFFERING[0], fal_realtime.BUFFERING[-1]
+    found = whole(given, first, last)
+    if found is None:
         raise BadRequest(f"max_buffering is {given[:20]!r}; it takes a whole number from {first} to {last}", param="max_buffering")
-    return int(given)
+    return found
 
 
 def _place(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.logs import Line
 from sensorium.jobs.request import LOW, Request, State
 from sensorium.wire import openai
+from sensorium.wire.whole import whole
 
 PATH: Final = "/v1/requests"
 FILTERS = ("limit", "after", "state", "status", "app", "caller")
@@ -158,9 +159,10 @@ def _filters(query: bytes) -> dict[str, str]:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= MOST):
+    found = whole(text, 1, MOST)
+    if found is None:
         raise BadRequest(f"limit is {text[:80]!r}; it is a whole number from 1 to {MOST}", param="limit")
-    return int(text)
+    return found
 
 
 def _states(given: dict[str, str]) -> tuple[State, ...]:

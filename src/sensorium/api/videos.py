@@ -18,6 +18,7 @@ from sensorium.jobs.request import Request, State, UnknownRequest
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import films, jsonbody, multipart, openai, openai_videos, video
 from sensorium.wire.openai_videos import PREFIX, Told
+from sensorium.wire.whole import whole
 
 PAGE, LONGEST_PAGE = 20, 100
 CONTENT: Final = "/content"
@@ -58,12 +59,12 @@ class VideosDoor:
     async def entries(self, visit: Visit) -> None:
         """GET /v1/videos: the caller's own, the newest first; `limit`, `after`, `order=asc`."""
         query = parse_qs(visit.query.decode("latin-1"))
-        limit, order = query.get("limit", [str(PAGE)])[0], query.get("order", ["desc"])[0]
-        if not limit.isdecimal() or not 1 <= int(limit) <= LONGEST_PAGE or order not in ("asc", "desc"):
+        limit, order = whole(query.get("limit", [str(PAGE)])[0], 1, LONGEST_PAGE), query.get("order", ["desc"])[0]
+        if limit is None or order not in ("asc", "desc"):
             raise BadRequest(f"limit is a number, 1..{LONGEST_PAGE}, and order is asc or desc", param="limit")
         after = request_id(query["after"][0]) if "after" in query else None
-        found = await self._jobs.listed(visit.caller, int(limit) + 1, after, newest_first=order == "desc", work=WORK)
-        page = [_shown(request) for request in found[: int(limit)]]
+        found = await self._jobs.listed(visit.caller, limit + 1, after, newest_first=order == "desc", work=WORK)
+        page = [_shown(request) for request in found[:limit]]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
         await visit.answer(msgspec.json.encode({"object": "list", "data": page, **ends, "has_more": len(found) > len(page)}))
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sensorium import failpoints
 from sensorium.apps.answers import answered, asking
 from sensorium.apps.app import Output, Task
 from sensorium.apps.files import Files, Shelf, shelf
@@ -83,6 +84,7 @@ async def drawn(dispatch: Dispatch, files: Files, task: Task, wish: Wish, clock:
             pictures.append(await _drawn(reply))
     except SensoriumError as error:
         raise blamed(error, PARAMETERS) from None
+    failpoints.reach("result_read")
     took = clock() - begun
     async with shelf(files, task) as place:
         images = [await _placed(one, wish, place, f"picture-{number}") for number, one in enumerate(pictures, 1)]

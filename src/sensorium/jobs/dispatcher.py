@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from sensorium import failpoints
 from sensorium.errors import Busy, SensoriumError, UpstreamRefused
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
@@ -82,6 +83,7 @@ class Jobs:
                 with suppress(OSError):  # the next start sweeps
                     await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
         if not replayed:
+            failpoints.reach("submit_committed")
             self._runner.changed(request)
         return request, replayed
 
@@ -150,6 +152,7 @@ class Jobs:
         if request.state is State.CANCELLED and asked:
             self._runner.left(request)
         elif asked:
+            failpoints.reach("cancel_committed")
             self._watch.put(request)
             self._runner.end(id)
         return asked

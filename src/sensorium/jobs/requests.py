@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.jobs import rows
 from sensorium.jobs.endings import CANCELLED, TIMED_OUT
 from sensorium.jobs.logs import Line
@@ -62,7 +63,11 @@ class Requests:
 
         def change(db: Connection) -> tuple[Request, bool]:
             earlier = rows.earlier(db, asked, now - KEY_S, hashed) if asked.idempotency_key else None
-            return (earlier, True) if earlier else (rows.one(db.execute(sql, tuple(row.values()))), False)
+            if earlier:
+                return earlier, True
+            made = rows.one(db.execute(sql, tuple(row.values())))
+            failpoints.reach("submit_uncommitted")
+            return made, False
 
         return await self._writer.do(change)
 
@@ -104,7 +109,9 @@ class Requests:
                 return None
             rows.ended(db, running, now, state.name.lower())
             rows.write_lines(db, running.id, lines)
-            return rows.over(db, running.id, state, made, now, kept_s)
+            over = rows.over(db, running.id, state, made, now, kept_s)
+            failpoints.reach("finish_uncommitted")
+            return over
 
         return await self._writer.do(change)
 
@@ -338,10 +345,9 @@ class Requests:
 
     def standing(self) -> tuple[int, int]:
         """How many requests wait, and how many run."""
-        # Each count through an index of its state alone; `state IN (0, 2)` would read every request there ever was.
-        counts = (f"(SELECT count(*) FROM requests WHERE state = {state})" for state in (0, 2, 1))
+        counts = (f"(SELECT count(*) FROM requests WHERE state = {state})" for state in (0, 2, 1))  # an index each
         queued, delayed, running = self._database.read(f"SELECT {', '.join(counts)}")[0]
-        return int(queued) + int(delayed), int(running)
+        return int(queued + delayed), int(running)
 
 
 def _hash(asked: Asked) -> bytes | None:

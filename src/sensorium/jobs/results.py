@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
+from sensorium import failpoints
 from sensorium.jobs.request import Made, Request
+from sensorium.store.objects import synced
 
 FOLDER = "results"
 
@@ -46,7 +48,7 @@ class Results:
         except OSError:
             unfinished.unlink(missing_ok=True)  # a full disk needs the room
             raise
-        _synced(self._folder)
+        synced(self._folder)
 
     def get(self, id: str) -> bytes | None:
         """The result of a request, None when there is none."""
@@ -58,6 +60,7 @@ class Results:
     def spool(self, running: Request, made: Made) -> None:
         """Write what a run made, before its end is in the database."""
         self.put(running.id, running.attempt, made.body)
+        failpoints.reach("result_half_spooled")
         self.put(
             _spool(running.id), running.attempt, msgspec.json.encode(Spooled(running.attempt, made.status, dict(made.told), made.files))
         )
@@ -96,13 +99,3 @@ def input_name(id: str) -> str:
 
 def _spool(id: str) -> str:
     return f"{id}.spool"
-
-
-def _synced(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
 from sensorium.jobs.again import MOST_RUNS
@@ -149,6 +150,8 @@ class Runner:
         if waited_for := {*(task for _, task in running), *self._beside}:
             await asyncio.wait(waited_for, timeout=CANCEL_S)  # what does not let go is found running by the next start
         await self.settling.stop()
+        if self._beside:  # what the last ends have left to do
+            await asyncio.wait(self._beside, timeout=CANCEL_S)
 
     async def _step(self) -> None:
         if not self.ready.is_set():
@@ -157,6 +160,7 @@ class Runner:
         free = self.lanes.free(self.requests.now())
         # No await among those that are claimed: whoever cancels one of them finds its run.
         for request, body in await self.requests.claim(free, self.lanes.caps(), self.lanes.slots) if free else ():
+            failpoints.reach("claimed")
             self.lanes.began(request)
             self.places.remove(request.lane, request.key)
             self.shares.claimed(request.lane, request.vtag)

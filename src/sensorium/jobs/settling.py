@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
 from sensorium.jobs.again import THROTTLED, Again, after, throttled
@@ -128,6 +129,7 @@ class Settling:
             state, made, filed = State.FAILED, endings.failed(SensoriumError("the result cannot be kept"), "final", request.id), False
         lines = await run.last_lines()
         over = await self._insisting(lambda: self._requests.finish(request, state, made, lines, self._kept_s))
+        failpoints.reach("finish_committed")
         run.lines.close()
         if over is not None:
             self._over(over)

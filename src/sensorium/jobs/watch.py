@@ -29,9 +29,9 @@ class Watch:
         return known
 
     def put(self, request: Request) -> Request:
-        """It is so now, as is on disk. Those who wait for it look again."""
+        """It is so now, as is on disk. Those who wait for it look again. What nobody has looked at is left there: it may be older news."""
         before = self._known.get(request.id)
-        if before is None or before.ver <= request.ver:
+        if before is not None and before.ver <= request.ver:
             self._put(request)
         self.wake(request.id)
         return request

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from sensorium import __version__, egress
+from sensorium import __version__, egress, failpoints
 from sensorium.errors import AddressRefused, SensoriumError
 from sensorium.exchange import JSON
 from sensorium.jobs import receivers, retries
@@ -273,6 +273,7 @@ class Webhooks:
 
     async def _record(self, tried: Notification, answer: _Answer, began: float, last: bool = False) -> None:
         """Write a try down, however long the database cannot be written: a try that is forgotten is made again."""
+        failpoints.reach("webhook_sent")
         now = self._now()
         delivery = Delivery(began, answer.address, answer.status, 1000 * (now - began), answer.reply, answer.error)
         said = retries.retry_after_s(answer.retry_after, now)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sensorium import egress
+from sensorium import egress, failpoints
 from sensorium.errors import AddressRefused, SensoriumError, UpstreamFailed, UpstreamRefused
 from sensorium.routing.call import Provider, Reply, Route
 from sensorium.wire import video, zipped
@@ -89,7 +89,9 @@ class Job:
             return replace(await self._fetched(first), changes=first.changes)
         id = await _id(first)
         url = self.status_url(id)
+        failpoints.reach("job_known")
         await self._known(id, url)
+        failpoints.reach("job_kept")
         return replace(await self.taken_up(url, first.route), changes=first.changes)
 
     async def taken_up(self, url: str, route: Route) -> Reply:

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from sensorium import failpoints
 from sensorium.errors import BadRequest, BodyTooLarge, Forbidden, NotFound
 from sensorium.store.database import Connection, Database
 from sensorium.store.objects import Incoming, Objects
@@ -270,6 +271,7 @@ class Files:
         count = 0
         while rows := self.database.search("SELECT key, place FROM files WHERE gone = 1 LIMIT ?", BATCH):
             self.objects.remove(place for _, place in rows)
+            failpoints.reach("file_removed")
             with self.database.write() as db:
                 db.executemany("DELETE FROM files WHERE key = ? AND gone = 1", [(key,) for key, _ in rows])
             count += len(rows)

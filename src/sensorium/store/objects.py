@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from sensorium import failpoints
 from sensorium.store.database import StoreUnavailable
 
 PLACE = re.compile(r"([0-9]{4}/[0-9]{2}/[0-9]{2})/[0-9a-f][0-9a-f-]{0,80}")
@@ -53,6 +54,7 @@ class Incoming:
             if self._file is None:
                 raise OSError("the upload was given up")
             try:
+                failpoints.reach("file_unsynced")
                 os.fsync(self._file.fileno())
                 synced(self._path.parent)
             except OSError:

@@ -6,7 +6,7 @@ for a result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,8 @@ from sensorium.wire.fal_errors import Refused, detail
 BUFFERING: Final = range(1, 61)  # of `max_buffering`, as the clients allow it
 OBJECT: Final = "Input should be a valid dictionary or object to extract fields from"
 _PLAIN: Final = (str, int, float, bool, type(None))
+_BYTES: Final = "Input should not be raw bytes; send a file as a data: URI or by its URL"
+_NO_JSON: Final = "Input should be a value that JSON has"
 
 
 def input_of(frame: bytes) -> dict[str, Any]:
@@ -68,18 +70,26 @@ def _reason(error: SensoriumError) -> str:
 
 
 def _require_plain(found: dict[str, Any]) -> None:
-    """Without recursion: how deep it goes is the caller's choice."""
-    left: list[tuple[tuple[Any, ...], Any]] = [(("body",), found)]
-    while left:
-        loc, value = left.pop()
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                if not isinstance(name, str):
-                    raise Refused([detail(loc, "Keys should be strings", "invalid_key")])
-                left.append(((*loc, name), inner))
-        elif isinstance(value, list):
-            left += [((*loc, place), inner) for place, inner in enumerate(value)]
-        elif isinstance(value, bytes):
-            raise Refused([detail(loc, "Input should not be raw bytes; send a file as a data: URI or by its URL", "value_error")])
-        elif not isinstance(value, _PLAIN):
-            raise Refused([detail(loc, "Input should be a value that JSON has", "value_error")])
+    """Without recursion, and holding no more than the way to one value: how deep and how wide it goes is the caller's choice."""
+    way: list[str | int] = ["body"]
+    levels = [_inside(found, way)]
+    while levels:
+        for name, value in levels[-1]:
+            if isinstance(value, dict | list):
+                way.append(name)
+                levels.append(_inside(value, way))
+                break
+            if not isinstance(value, _PLAIN):
+                raise Refused([detail([*way, name], _BYTES if isinstance(value, bytes) else _NO_JSON, "value_error")])
+        else:
+            levels.pop()
+            way.pop()
+
+
+def _inside(found: dict[Any, Any] | list[Any], way: Sequence[str | int]) -> Iterator[tuple[Any, Any]]:
+    """What a map or a list holds, by its name or place."""
+    if isinstance(found, list):
+        return iter(enumerate(found))
+    if not all(isinstance(name, str) for name in found):
+        raise Refused([detail(way, "Keys should be strings", "invalid_key")])
+    return iter(found.items())

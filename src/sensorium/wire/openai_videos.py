@@ -13,6 +13,7 @@ from sensorium.errors import Unprocessable
 from sensorium.wire import dataurl, jsonbody, picture
 from sensorium.wire.jsonbody import Members
 from sensorium.wire.multipart import Part
+from sensorium.wire.whole import whole
 
 SECONDS: Final = range(1, 61)
 PREFIX: Final = "video_"
@@ -101,10 +102,10 @@ def seconds(found: Members) -> int | None:
     given = jsonbody.value(found, "seconds")
     if given is None:
         return None
-    whole = int(given) if isinstance(given, str) and given.isdecimal() else given
-    if isinstance(whole, bool) or not isinstance(whole, int) or whole not in SECONDS:
+    length = whole(given, SECONDS[0], SECONDS[-1]) if isinstance(given, str) else given
+    if isinstance(length, bool) or not isinstance(length, int) or length not in SECONDS:
         raise Unprocessable(f"seconds is {str(given)[:40]!r}; send a whole number, {SECONDS[0]}..{SECONDS[-1]}", param="seconds")
-    return whole
+    return length
 
 
 def _size(found: Members) -> tuple[int, int] | None:
