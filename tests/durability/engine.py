@@ -32,12 +32,13 @@ class Act:
 
 @dataclass(slots=True)
 class Ran:
-    """One line of the journal. `hub` is the number of the hub process that asked, `attempt` what it said of its try (None: nothing);
-    `ended` is None as long as it runs, and for ever when its caller left. Times are monotonic, in seconds."""
+    """One line of the journal: the prompt, request and attempt that the hub named, and the number of its process. `ended` is None as
+    long as it runs, and for ever when its caller left. Times are monotonic, in seconds."""
 
     prompt: str
+    id: str
+    attempt: int
     hub: int
-    attempt: str | None
     began: float
     ended: float | None = None
 
@@ -68,7 +69,7 @@ class Engine:
         said = {name.decode(): text.decode() for name, text in scope["headers"]}
         planned = self.acts.get(asked["prompt"])
         act = planned.pop(0) if planned else self.usual()
-        ran = Ran(asked["prompt"], self.hub, said.get("x-sensorium-attempt"), time.monotonic())
+        ran = Ran(asked["prompt"], said["x-sensorium-request"], int(said["x-sensorium-attempt"]), self.hub, time.monotonic())
         self.journal.append(ran)
         if await self._left_early(act, receive):
             return
@@ -77,7 +78,7 @@ class Engine:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b"{", "more_body": True})
             raise ConnectionAbortedError("dropped on purpose")
-        reply = _drawn(LARGE if act.large else SMALL, scope["path"]) if act.status == 200 else {"error": {"message": "refused on purpose"}}
+        reply = _drawn(LARGE if act.large else SMALL) if act.status == 200 else {"error": {"message": "refused on purpose"}}
         await send({"type": "http.response.start", "status": act.status, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
 
@@ -95,11 +96,8 @@ class Engine:
         return False
 
 
-def _drawn(side: int, path: str) -> dict[str, Any]:
+def _drawn(side: int) -> dict[str, Any]:
     """A picture that no other run draws: two results of one request would differ."""
     out = io.BytesIO()
     Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(out, "PNG", compress_level=1)
-    text = base64.b64encode(out.getvalue()).decode()
-    if path.endswith("/images/generations"):
-        return {"created": 1, "data": [{"b64_json": text}]}
-    return {"artifacts": [{"base64": text, "finishReason": "SUCCESS", "seed": 7}]}
+    return {"created": 1, "data": [{"b64_json": base64.b64encode(out.getvalue()).decode()}]}
