@@ -53,6 +53,7 @@ class Engine:
     journal: list[Ran] = field(default_factory=list)
     hub: int = 0
     released: threading.Event = field(default_factory=threading.Event)
+    _latest: dict[str, int] = field(default_factory=dict)
 
     def runs(self, prompt: str) -> list[Ran]:
         """What the journal says of a prompt."""
@@ -67,12 +68,21 @@ class Engine:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         asked = json.loads(body)
         said = {name.decode(): text.decode() for name, text in scope["headers"]}
-        planned = self.acts.get(asked["prompt"])
-        act = planned.pop(0) if planned else self.usual()
-        ran = Ran(asked["prompt"], said["x-sensorium-request"], int(said["x-sensorium-attempt"]), self.hub, time.monotonic())
-        self.journal.append(ran)
-        if await self._left_early(act, receive):
-            return
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({gone}, timeout=0.001)
+            id, attempt = said["x-sensorium-request"], int(said["x-sensorium-attempt"])
+            if gone.done() or attempt < self._latest.get(id, 0):  # nobody is there any more, or a later run has begun
+                return
+            self._latest[id] = attempt
+            planned = self.acts.get(asked["prompt"])
+            act = planned.pop(0) if planned else self.usual()
+            ran = Ran(asked["prompt"], id, attempt, self.hub, time.monotonic())
+            self.journal.append(ran)
+            if await self._left_early(act, gone):
+                return
+        finally:
+            gone.cancel()
         ran.ended = time.monotonic()
         if act.drops:  # in the middle of its reply: the web server lets nobody break off before
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
@@ -82,17 +92,13 @@ class Engine:
         await send({"type": "http.response.start", "status": act.status, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
 
-    async def _left_early(self, act: Act, receive: Any) -> bool:
+    async def _left_early(self, act: Act, gone: asyncio.Future[Any]) -> bool:
         """Work, or wait to be released. Whether the caller left before the end."""
-        gone = asyncio.ensure_future(receive())
         over = time.monotonic() + act.work_s
-        try:
-            while (act.held and not self.released.is_set()) or time.monotonic() < over:
-                await asyncio.wait({gone}, timeout=0.005)
-                if gone.done():
-                    return True
-        finally:
-            gone.cancel()
+        while (act.held and not self.released.is_set()) or time.monotonic() < over:
+            await asyncio.wait({gone}, timeout=0.005)
+            if gone.done():
+                return True
         return False
 
 

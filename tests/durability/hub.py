@@ -68,7 +68,7 @@ class Hub:
         self.folder, self.port, self.engine, self.program = folder, _port(), engine or Engine(), program
         self.base = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        self.died: dict[int, float] = {}  # when a process of this number was seen dead
+        self.died = list[tuple[float, float]]()  # when a process was seen dead, on the monotonic clock and since the epoch
         self.submitted, self.seen = list[Submitted](), list[Seen]()
         self._seen_by: dict[str, int] = {}
         self._settings = folder / "sensorium.toml"
@@ -111,7 +111,7 @@ class Hub:
         """Wait until it has died by a SIGKILL, its own or ours."""
         assert self.process is not None
         assert self.process.wait(WAIT_S) == -signal.SIGKILL, self.said()
-        self.died[self.engine.hub] = time.monotonic()
+        self.died.append((time.monotonic(), time.time()))
 
     def stop(self) -> None:
         """End it in order, if it runs."""

@@ -19,9 +19,18 @@ SYNCS, SENDS = ("fsync", "fdatasync"), ("sendto", "sendmsg", "write", "writev")
 
 def tracing(to: Path) -> tuple[str, ...]:
     """What stands before a command whose system calls shall be written down. Fails where strace is missing."""
+    return (*_strace(), "-y", "-s", "6000", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(to))
+
+
+def failing(call: str, after: int) -> tuple[str, ...]:
+    """What stands before a command whose calls of one kind shall fail after so many, as on a broken disk. Fails where strace is missing."""
+    return (*_strace(), "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={after}+", "-e", "signal=none", "-o", "/dev/null")
+
+
+def _strace() -> tuple[str, ...]:
     strace = shutil.which("strace")
     assert strace is not None, "this test needs strace: apt-get install strace"
-    return (strace, "-D", "-f", "-y", "--seccomp-bpf", "-s", "6000", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(to))
+    return (strace, "-D", "-f", "--seccomp-bpf")
 
 
 @dataclass(frozen=True, slots=True)
