@@ -44,7 +44,7 @@ def call(url: str, body: Any = None) -> Any:
 def test_a_video_outlives_its_hub(tmp_path: Path, end: signal.Signals) -> None:
     port = free_port()
     videos = f"http://127.0.0.1:{port}/v1/videos"
-    with running(work_s={"*": 400.0}) as site:
+    with running(work_s={"*": 40.0}) as site:
         site.clock.held = True
         settings = tmp_path / "sensorium.toml"
         settings.write_text(SETTINGS.format(address=site.address, ai=AI, model=COSMOS))
