@@ -120,12 +120,12 @@ class Rig:
 
 
 @contextmanager
-def rigged(folder: Path, *, off: str = "") -> Iterator[Rig]:
+def rigged(folder: Path, *, off: str = "", keep_days: float = 30.0) -> Iterator[Rig]:
     """A rig whose hub is not started yet; `off` is a protection to do without."""
     engine, hooks = Engine(), Hooks()
     with serving(engine) as model, serving(hooks) as hook:
         allow = f'"{hook.removeprefix("http://")}"'
-        settings = SETTINGS.format(allow=allow, engine=f"{model}/v1", at_once=AT_ONCE)
+        settings = SETTINGS.format(allow=allow, engine=f"{model}/v1", at_once=AT_ONCE, keep_days=keep_days)
         program = ("tests.durability.unsafe_program", off) if off else PROGRAM
         hub = Hub(folder, settings, engine, program)
         try:
