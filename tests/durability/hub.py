@@ -39,6 +39,7 @@ enabled = false
 [jobs]
 at_once = 64
 per_model = {at_once}
+keep_days = {keep_days}
 [providers.stub]
 kind = "engine"
 base_url = "{engine}"

@@ -20,7 +20,6 @@ BROKEN = (OSError, HTTPException, ValueError)
 class Acknowledged:
     """A submission that was answered 200, after so many tries."""
 
-    at: float
     key: str
     id: str
     tries: int
@@ -79,13 +78,12 @@ class Load:
             tries += 1
             try:
                 answer = self.hub.submit(key, key=key, hook=self.hook, embedded=int(key.rpartition("-")[2]) % 4 == 0)
-                told = answer.json
             except BROKEN:
                 time.sleep(0.02)
                 continue
             if answer.status == 200:
                 replayed = "idempotent-replayed" in answer.headers
-                self.acknowledged.append(Acknowledged(time.monotonic(), key, told["request_id"], tries, replayed))
+                self.acknowledged.append(Acknowledged(key, answer.json["request_id"], tries, replayed))
                 return
             if answer.status != 503:  # which a hub says that has just started
                 self.refused.append(f"{key}: {answer}")

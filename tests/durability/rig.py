@@ -17,6 +17,7 @@ from tests.durability.history import Delivered, History, Logged, Row, violations
 from tests.durability.history import Ran as RanOf
 from tests.durability.hooks import Hooks
 from tests.durability.hub import PROGRAM, SETTINGS, Hub, eventually, hashed
+from tests.receivers import Got
 from tests.serving import serving
 
 ROUNDS = int(os.environ.get("SENSORIUM_DURABILITY_ROUNDS", "3"))  # of every step that kills the hub
@@ -82,24 +83,15 @@ class Rig:
             attempts = self.hub.rows("SELECT attempt FROM attempts WHERE request = ? ORDER BY attempt", id)
             result = hashed(body) if state == State.SUCCEEDED and body else None
             rows.append(Row(id, State(state).name, attempt, result, tuple(number for (number,) in attempts)))
-        told = [(got, got.told["payload"]) for _, got in self.hooks.got]
         lost = self.hub.rows("SELECT request, attempt, ended FROM attempts WHERE outcome = 'lost'")
-        cut_off = {(id, attempt): max(at for at, wall in self.hub.died if wall <= ended) for id, attempt, ended in lost}
+        cut_off = {(id, attempt): max((at for at, wall in self.hub.died if wall <= ended), default=None) for id, attempt, ended in lost}
         return History(
             submitted=list(self.hub.submitted),
             seen=list(self.hub.seen),
             runs=[
                 RanOf(ran.id, ran.attempt, ran.began, ran.ended, MODEL, cut_off.get((ran.id, ran.attempt))) for ran in self.engine.journal
             ],
-            delivered=[
-                Delivered(
-                    0.0,
-                    got.told["request_id"],
-                    got.headers["webhook-id"],
-                    hashed(json.dumps(payload).encode()) if got.told["status"] == "OK" else None,
-                )
-                for got, payload in told
-            ],
+            delivered=[_delivered(got) for _, got in self.hooks.got],
             logged=[
                 Logged(*line)
                 for line in self.hub.rows("SELECT request, attempt, number FROM request_logs ORDER BY request, attempt, number")
@@ -120,12 +112,12 @@ class Rig:
 
 
 @contextmanager
-def rigged(folder: Path, *, off: str = "") -> Iterator[Rig]:
-    """A rig whose hub is not started yet; `off` is a protection to do without."""
+def rigged(folder: Path, *, off: str = "", keep_days: float = 30.0) -> Iterator[Rig]:
+    """A rig whose hub is not started yet; `off` is a protection to do without, `keep_days` how long payloads are kept."""
     engine, hooks = Engine(), Hooks()
     with serving(engine) as model, serving(hooks) as hook:
         allow = f'"{hook.removeprefix("http://")}"'
-        settings = SETTINGS.format(allow=allow, engine=f"{model}/v1", at_once=AT_ONCE)
+        settings = SETTINGS.format(allow=allow, engine=f"{model}/v1", at_once=AT_ONCE, keep_days=keep_days)
         program = ("tests.durability.unsafe_program", off) if off else PROGRAM
         hub = Hub(folder, settings, engine, program)
         try:
@@ -135,6 +127,11 @@ def rigged(folder: Path, *, off: str = "") -> Iterator[Rig]:
             if hub.process is not None and hub.process.poll() is None:
                 hub.process.kill()
                 hub.process.wait()
+
+
+def _delivered(got: Got) -> Delivered:
+    result = hashed(json.dumps(got.told["payload"]).encode()) if got.told["status"] == "OK" else None
+    return Delivered(0.0, got.told["request_id"], got.headers["webhook-id"], result)
 
 
 def picture(result: Any) -> str:

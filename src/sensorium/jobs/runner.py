@@ -226,6 +226,8 @@ class Runner:
         more = True
         while more:
             gone, more = await self.requests.expire(self.policy.log_s)
+            if gone:
+                failpoints.reach("payloads_erased")
             await asyncio.to_thread(self.results.remove, [name for id in gone for name in (id, input_name(id))])
             for id in gone:
                 self.watch.forget(id)
