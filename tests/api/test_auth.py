@@ -34,13 +34,32 @@ def test_health_is_open(guarded: Hub) -> None:
     assert guarded.call("GET", "/healthz")[0].status == 200
 
 
-@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
 def test_without_a_token_pages_of_other_sites_are_kept_out(hub: Hub, headers: dict[str, str]) -> None:
     status, reply = hub.json("GET", "/v1/models", headers=headers)
     assert (status, reply["error"]["code"]) == (403, "forbidden")
 
 
-@pytest.mark.parametrize("headers", [{"host": "localhost:8789"}, {"host": "[::1]:8789"}, {"origin": "http://localhost:3000"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "localhost:8789"},
+        {"host": "[::1]:8789"},
+        {"origin": "http://localhost:3000"},
+        {"origin": "http://localhost:3000", "sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-origin"},
+        {"sec-fetch-site": "none"},
+    ],
+)
 def test_without_a_token_this_machine_is_served(hub: Hub, headers: dict[str, str]) -> None:
     assert hub.call("GET", "/v1/models", headers=headers)[0].status == 200
 

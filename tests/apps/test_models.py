@@ -11,6 +11,7 @@ from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from sensorium.apps.app import UnknownApp
+from sensorium.apps.files import MOST_TOGETHER
 from sensorium.apps.models import KINDS
 from sensorium.apps.openapi import ORDER
 from sensorium.errors import AddressRefused, BadRequest, BodyTooLarge, UpstreamFailed
@@ -120,6 +121,27 @@ def test_embeddings() -> None:
         running.run("models/e5", {"input": ["a"]})
     (found, *_) = running.refused("models/e5", {"input": 5})
     assert found["loc"][:2] == ["body", "input"]
+
+
+def test_files_of_ours_in_one_input_have_a_bound_together() -> None:
+    running = Bench([of("chat", "a/see"), of("image", "a/draw", "fal", FAL)], talking)
+    store = running.store
+    link = store.url(store.put(bytes(MOST_TOGETHER // 4), owner="alice", content_type="image/png", name="x"), BASE)
+    parts = [{"type": "image_url", "image_url": link}, {"type": "image_url", "image_url": {"url": link}}]
+    said = [{"role": "user", "content": parts * 3}]
+    for endpoint, given in (("a/see", {"messages": said}), ("a/draw", {"prompt": "x", "image_urls": [link] * 6})):
+        (found,) = running.refused(endpoint, given)
+        assert (found["type"], running.models.sent) == ("file_too_large", [])
+
+
+@pytest.mark.parametrize(
+    ("modality", "given"), [("chat", {"messages": [1]}), ("embed", {"input": [1]}), ("rerank", {"query": "x", "documents": [1]})]
+)
+def test_a_list_of_faults_is_told_by_its_first(modality: str, given: dict[str, Any]) -> None:
+    running = Bench([of(modality, "a/one")], answers({}))
+    (name,) = (name for name, value in given.items() if isinstance(value, list))
+    few, many = (running.refused("a/one", given | {name: [1] * count}) for count in (1, 10_000))
+    assert [one["type"] for one in many] == [one["type"] for one in few]
 
 
 def test_rerank_in_both_dialects() -> None:

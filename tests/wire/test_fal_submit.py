@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sensorium.errors import BadRequest, SensoriumError
 from sensorium.wire import fal_submit
 from sensorium.wire.fal_errors import Refused
-from sensorium.wire.lifecycle import KEPT
+from sensorium.wire.lifecycle import KEPT, Lifecycle
 
 VALUES = st.dictionaries(st.text(max_size=5), st.recursive(st.none() | st.integers(-9, 9) | st.text(max_size=5), st.lists, max_leaves=5))
 
@@ -82,6 +83,36 @@ def test_anything_else_is_refused_with_its_place(body: bytes) -> None:
         (fault,) = error.details
         assert fault["type"] in ("json_invalid", "model_attributes_type") and fault["loc"][0] == "body"
         assert fault["type"] != "json_invalid" or 0 <= fault["loc"][1] <= len(body)
+
+
+@given(st.one_of(st.binary(max_size=40), VALUES.map(json.dumps).map(str.encode)), st.integers(0, 60), st.binary(max_size=1))
+def test_a_body_is_checked_for_what_would_be_decoded(body: bytes, place: int, instead: bytes) -> None:
+    altered = body[:place] + instead + body[place + 1 :] or b" "
+
+    def refused(read: Any) -> bool:
+        try:
+            read(altered)
+        except Refused:
+            return True
+        return False
+
+    assert refused(fal_submit.checked) == refused(fal_submit.decoded)
+
+
+def test_a_lifecycle_is_read_as_at_uploads() -> None:
+    said = '{"initial_acl":{"rules":[{"user":"ren\u00e9","decision":"allow"}]}}'.encode().decode("latin-1")
+    rules = [{"user": "ren\u00e9", "decision": "allow"}]
+    assert fal_submit.read(header(x_fal_object_lifecycle_preference=said), b"").lifecycle == Lifecycle(None, {"rules": rules})
+
+
+def test_a_body_of_brackets_takes_no_memory_when_it_is_submitted() -> None:
+    body = b'{"a":[' + b"[]," * 1_000_000 + b"[]]}"
+    tracemalloc.start()
+    try:
+        fal_submit.checked(body)
+        assert tracemalloc.get_traced_memory()[1] < len(body)
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_input_in_the_query() -> None:

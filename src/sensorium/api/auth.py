@@ -15,6 +15,7 @@ SCHEMES = ("bearer", "key")  # `Key` is fal's; its clients send `id:secret` as t
 OTHER_HEADER = "x-api-key"  # where Anthropic's clients put it
 TOKEN_HINT = "send `Authorization: Bearer $MAC_API_TOKEN` with the token that this hub was started with"
 HUB, HERE = PRINCIPALS
+_ELSEWHERE = ("cross-site", "same-site")  # of Sec-Fetch-Site, which browsers send: the page is not the hub's own
 # Whoever has the hub's token, and with a hub that has none whoever is on its machine, may do everything.
 # A principal of another name is none of the two until it has a scope that says so.
 ADMINISTRATORS = frozenset(PRINCIPALS)
@@ -64,12 +65,14 @@ def _require_this_machine(visit: Visit) -> None:
     if visit.peer is not None and not is_loopback(visit.peer):
         raise Forbidden("this hub has no token and serves callers on its own machine only", hint="set MAC_API_TOKEN on the hub")
     # A web page must not reach a token-less hub through the browser of whoever runs it: neither under a
-    # name that was re-pointed to this machine (Host), nor from another site (Origin).
+    # name that was re-pointed to this machine (Host), nor from another site (Origin; a picture or a link on a page sends none, and a
+    # GET runs a model too).
     host = _name(visit.header("host"))
-    site = visit.header("origin").partition("://")[2]
+    origin = visit.header("origin")
+    elsewhere = not is_loopback(_name(origin.partition("://")[2])) if origin else visit.header("sec-fetch-site") in _ELSEWHERE
     if host and not is_loopback(host):
         raise Forbidden(f"this hub has no token and does not answer to the name {host[:80]}", hint="set MAC_API_TOKEN on the hub")
-    if visit.header("origin") and not is_loopback(_name(site)):
+    if elsewhere:
         raise Forbidden("this hub has no token and does not answer pages of other sites", hint="set MAC_API_TOKEN on the hub")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -23,7 +22,6 @@ from sensorium.wire.whole import whole
 
 BELOW: Final = "/fal/queue/*"
 PAGE, LONGEST_PAGE = 20, 100
-LARGE: Final = 1024 * 1024  # bytes of a body that is looked through beside the event loop
 WORDS: Final[dict[State, Word]] = {
     State.QUEUED: "IN_QUEUE",
     State.RUNNING: "IN_PROGRESS",
@@ -62,7 +60,7 @@ def unknown_outlook(_request: Request, _position: int) -> tuple[float | None, st
 
 
 class QueueDoor:
-    """Handlers below /fal/queue. `check_webhook` raises for a URL that may not be called; `public_url` begins the links of replies."""
+    """Handlers below /fal/queue. `check_webhook` raises Refused for a URL that is not called; `public_url` begins links in replies."""
 
     def __init__(
         self,
@@ -84,12 +82,8 @@ class QueueDoor:
         there = target(self._apps, visit, visit.params[0])
         wishes = fal_submit.read(visit.header, visit.query)
         if wishes.webhook_url is not None:
-            self._check(wishes.webhook_url)
-        body = await visit.whole_body()
-        if len(body) > LARGE:
-            await asyncio.to_thread(fal_submit.checked, body)
-        else:
-            fal_submit.checked(body)
+            self._check_webhook(wishes.webhook_url)
+        body = fal_submit.checked(await visit.whole_body())
         base = base_url(visit, self._public)
         try:
             request, replayed = await self._queue.submit(asked(visit, there, wishes, body, base))
@@ -128,12 +122,6 @@ class QueueDoor:
         asked = await self._queue.cancel(visit.caller, found.id)
         word, status = ("CANCELLATION_REQUESTED", 202) if asked else ("ALREADY_COMPLETED", 400)
         await visit.answer(fal_status.cancelled(word), {REQUEST_ID: found.id}, status)
-
-    def _check(self, url: str) -> None:
-        try:
-            self._check_webhook(url)
-        except BadRequest as error:
-            raise fal_submit.webhook_refused(url, error.message) from None
 
     async def _known(self, visit: Visit, there: Place) -> Request:
         """The caller's request under the app that the path names. Raises UnknownRequest."""

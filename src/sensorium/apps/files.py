@@ -15,6 +15,7 @@ from sensorium.wire.fal_errors import INPUT_SHOWN, Refused, detail
 from sensorium.wire.lifecycle import KEPT, Lifecycle
 
 MOST_BYTES: Final = 32 * 1024 * 1024  # of a file inside an input
+MOST_TOGETHER: Final = 64 * 1024 * 1024  # of all files of ours inside one: a short link may stand there a thousand times
 UNREACHABLE: Final = "Failed to download the file. Please check if the URL is accessible and try again."
 TOO_LARGE: Final = "File too large"
 
@@ -97,19 +98,33 @@ def ending(content_type: str) -> str:
     return {"image/jpeg": ".jpg", "audio/wav": ".wav"}.get(media) or mimetypes.guess_extension(media) or ""
 
 
-async def inlined(files: Files, task: Task, field: str, url: str) -> str:
+class Inlining:
+    """Files of ours in one input, of MOST_TOGETHER bytes at most."""
+
+    def __init__(self, files: Files, task: Task) -> None:
+        self._files, self._task, self._left = files, task, MOST_TOGETHER
+
+    async def of(self, field: str, url: str) -> str:
+        """As `inlined`."""
+        made = await inlined(self._files, self._task, field, url, min(MOST_BYTES, self._left))
+        if made is not url:
+            self._left -= len(made) // 4 * 3
+        return made
+
+
+async def inlined(files: Files, task: Task, field: str, url: str, most: int = MOST_BYTES) -> str:
     """The URL, or, where it is a file of ours, a data: URL of it: no provider can reach it, and no engine may fetch it.
 
-    Raises Refused for one of ours that cannot be read, and for more than MOST_BYTES.
+    Raises Refused for one of ours that cannot be read or has more than `most` bytes, and for a data: URL of more than MOST_BYTES.
     """
     if dataurl.is_data_url(url):
         if (len(url) - url.find(",") - 1) // 4 * 3 > MOST_BYTES + 2:
             raise too_large(field, url, MOST_BYTES)
         return url
     try:
-        found = await asyncio.to_thread(files.own, url, task.caller, MOST_BYTES)
+        found = await asyncio.to_thread(files.own, url, task.caller, max(0, most))
     except BodyTooLarge:
-        raise too_large(field, url, MOST_BYTES) from None
+        raise too_large(field, url, max(0, most)) from None
     except SensoriumError as error:
         if error.status >= 500:  # it is the store that cannot be read
             raise
@@ -123,12 +138,12 @@ async def inlined(files: Files, task: Task, field: str, url: str) -> str:
 
 async def inlined_all(files: Files, task: Task, given: dict[str, Any]) -> dict[str, Any]:
     """An input in which every file of ours stands as a data: URL: members named `*_url`, lists named `*_urls`. Raises as `inlined`."""
-    made = dict(given)
+    made, inlining = dict(given), Inlining(files, task)
     for name, value in given.items():
         if name.endswith("_url") and isinstance(value, str):
-            made[name] = await inlined(files, task, name, value)
+            made[name] = await inlining.of(name, value)
         elif name.endswith("_urls") and isinstance(value, list):
-            made[name] = [await inlined(files, task, name, one) if isinstance(one, str) else one for one in value]
+            made[name] = [await inlining.of(name, one) if isinstance(one, str) else one for one in value]
     return made
 
 

@@ -43,6 +43,7 @@ def _text(given: Any) -> Any:
 WHOLE: Final = BeforeValidator(_whole)  # after the bounds of an integer; 512.0 and "512" are 512, a boolean is no number
 REAL: Final = BeforeValidator(_real)
 Text = Annotated[str, BeforeValidator(_text)]
+FIRST: Final = Field(fail_fast=True)  # of a list only the first fault is told: a million of them would be a reply of as many objects
 
 
 class Input(BaseModel):

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from sensorium.apps.answers import Said, answered, count, growing
 from sensorium.apps.app import Output, Task
-from sensorium.apps.files import Files, inlined
+from sensorium.apps.files import Files, Inlining, inlined
 from sensorium.apps.pictures import blamed_on
-from sensorium.apps.reading import REAL, WHOLE, OpenInput, Text, blamed, described, read
+from sensorium.apps.reading import FIRST, REAL, WHOLE, OpenInput, Text, blamed, described, read
 from sensorium.apps.works import Run
 from sensorium.errors import SensoriumError
 from sensorium.routing import byline
@@ -33,7 +33,9 @@ class ChatInput(OpenInput):
     prompt: Annotated[Text | None, described("What to say. Needed where there are no messages.")] = None
     system_prompt: Annotated[Text | None, described("What holds for the whole answer.")] = None
     image_url: Annotated[Text | None, described("URL of a picture to talk about.")] = None
-    messages: Annotated[list[dict[str, Any]] | None, Field(min_length=1), described("A conversation, as in OpenAI's chat.")] = None
+    messages: Annotated[
+        Annotated[list[dict[str, Any]], Field(min_length=1), FIRST] | None, described("A conversation, as in OpenAI's chat.")
+    ] = None
     max_tokens: Annotated[Annotated[int, Field(ge=1), WHOLE] | None, described("Most tokens of the answer.")] = None
     temperature: Annotated[
         Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), REAL] | None, described("How freely to choose words.")
@@ -99,7 +101,8 @@ async def _messages(files: Files, task: Task, asked: ChatInput) -> list[dict[str
     if asked.messages is not None:
         if asked.prompt is not None or asked.image_url is not None:
             raise Refused([detail("messages", "send messages, or prompt and image_url, not both", "value_error")])
-        return [await _own(files, task, message) for message in asked.messages]
+        inlining = Inlining(files, task)
+        return [await _own(inlining, message) for message in asked.messages]
     if asked.prompt is None:
         raise Refused([detail("prompt", "Field required", "missing")])
     system = [{"role": "system", "content": asked.system_prompt}] if asked.system_prompt is not None else []
@@ -110,7 +113,7 @@ async def _messages(files: Files, task: Task, asked: ChatInput) -> list[dict[str
     return [*system, {"role": "user", "content": parts}]
 
 
-async def _own(files: Files, task: Task, message: dict[str, Any]) -> dict[str, Any]:
+async def _own(inlining: Inlining, message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -118,8 +121,8 @@ async def _own(files: Files, task: Task, message: dict[str, Any]) -> dict[str, A
     for part in content:
         held = part.get("image_url") if isinstance(part, dict) else None
         if isinstance(held, str):
-            part = {**part, "image_url": await inlined(files, task, "messages", held)}
+            part = {**part, "image_url": await inlining.of("messages", held)}
         elif isinstance(held, dict) and isinstance(held.get("url"), str):
-            part = {**part, "image_url": {**held, "url": await inlined(files, task, "messages", held["url"])}}
+            part = {**part, "image_url": {**held, "url": await inlining.of("messages", held["url"])}}
         parts.append(part)
     return {**message, "content": parts}

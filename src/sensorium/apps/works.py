@@ -19,7 +19,7 @@ from sensorium.apps.drawing import Wish, drawn
 from sensorium.apps.files import Files, inlined, inlined_all, shelf
 from sensorium.apps.flux import Size, sides
 from sensorium.apps.pictures import unreached
-from sensorium.apps.reading import REAL, WHOLE, Input, OpenInput, Text, blamed, described, read
+from sensorium.apps.reading import FIRST, REAL, WHOLE, Input, OpenInput, Text, blamed, described, read
 from sensorium.errors import BadRequest, SensoriumError, UpstreamFailed
 from sensorium.routing import byline
 from sensorium.routing.call import Call, Dialect, Modality, Reply
@@ -78,7 +78,7 @@ class ImageInput(OpenInput):
 class EmbedInput(OpenInput):
     """Texts to be made vectors of."""
 
-    input: Annotated[Text | list[Text], described("A text, or several.")]
+    input: Annotated[Text | Annotated[list[Text], FIRST], described("A text, or several.")]
 
 
 class EmbedOutput(BaseModel):
@@ -92,7 +92,7 @@ class RerankInput(OpenInput):
     """Documents to be put in order."""
 
     query: Annotated[Text, described("What to rank by.")]
-    documents: Annotated[list[Text], Field(min_length=1, max_length=MOST_DOCUMENTS), described("The texts.")]
+    documents: Annotated[list[Text], Field(min_length=1, max_length=MOST_DOCUMENTS), FIRST, described("The texts.")]
     top_n: Annotated[
         Annotated[int, Field(ge=1, le=MOST_DOCUMENTS), WHOLE] | None, described("How many results; all where it is left out.")
     ] = None

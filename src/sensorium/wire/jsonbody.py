@@ -23,7 +23,7 @@ def members(body: bytes) -> Members:
     if not body.strip():
         raise BadRequest("the body is empty; send a JSON object")
     try:
-        _require_utf8(body)
+        require_utf8(body)
         return _members.decode(body)
     except msgspec.ValidationError:
         raise BadRequest("the body is JSON but not an object; send {...}") from None
@@ -31,8 +31,11 @@ def members(body: bytes) -> Members:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
 
 
-def _require_utf8(body: bytes) -> None:
-    """Members that nobody decodes here go on as they are, so nobody else would notice. Piece by piece: bodies are large."""
+def require_utf8(body: bytes) -> None:
+    """Raise UnicodeDecodeError, its place within the piece, unless a body is UTF-8.
+
+    Members that nobody decodes here go on as they are, so nobody else would notice. Piece by piece: bodies are large.
+    """
     if not body.isascii():
         decoder = codecs.getincrementaldecoder("utf-8")()
         for start in range(0, len(body), PIECE):
