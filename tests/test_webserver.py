@@ -95,7 +95,7 @@ class Length:
         size, more = 0, True
         while more:
             message = await receive()
-            size, more = size + len(message["body"]), message["more_body"]
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
         body = str(size).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
         await send({"type": "http.response.body", "body": body})
@@ -106,6 +106,15 @@ def test_a_head_that_does_not_end_is_refused() -> None:
         caller.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nx-long: " + b"y" * LONGEST_HEAD)
         answer = b"".join(iter(lambda: caller.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 431 ") and b"at most 65536 bytes" in answer
+
+
+@pytest.mark.parametrize("framing", [b"1;long=", b"1\r\nz\r\n0\r\nx-long: "])
+def test_framing_of_a_body_that_does_not_end_is_not_held(framing: bytes) -> None:
+    with serving(Length()) as base, socket.create_connection(("127.0.0.1", int(base.rpartition(":")[2])), timeout=10) as caller:
+        caller.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + framing)
+        with pytest.raises(ConnectionError):
+            for _ in range(256):
+                caller.sendall(b"y" * LONGEST_HEAD)
 
 
 def test_a_long_body_is_no_long_head() -> None:

@@ -38,17 +38,16 @@ class Calls(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._head: int | None = 0  # bytes of the unfinished one, as far as they came by themselves; None inside a body
-        self._ended = False  # whether a message has ended in the bytes that came last
+        self._held = 0  # bytes that came by themselves since the parser got to something
+        self._got_on = False
 
     def data_received(self, data: bytes) -> None:
-        """Read on; a head that does not end is refused."""
-        self._ended = False
+        """Read on; a head that does not end is refused, and so is what else the parser holds: the frame of a chunk, a trailer."""
+        self._got_on = False
         super().data_received(data)
-        if self._head is not None and not self._ended and not self.transport.is_closing():
-            self._head += len(data)
-            if self._head > LONGEST_HEAD:
-                self._refuse(*TOO_LONG)
+        self._held = 0 if self._got_on else self._held + len(data)
+        if self._held > LONGEST_HEAD and not self.transport.is_closing():
+            self._refuse(*TOO_LONG)
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
@@ -56,16 +55,24 @@ class Calls(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._head = None
+        self._got_on = True
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body is here."""
+        self._got_on = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next head begins."""
-        self._head, self._ended = 0, True
+        self._got_on = True
         super().on_message_complete()
 
     def _refuse(self, status: str, said: str) -> None:
-        """Answer what no door has seen, in words that callers of every dialect look for, and hang up."""
+        """Answer in words that callers of every dialect look for, unless a door is in the middle of its own answer, and hang up."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+            return
         body = b'{"error": {"message": "%s"}, "detail": "%s", "message": "%s"}' % ((said.encode(),) * 3)
         head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)

@@ -23,9 +23,9 @@ def route(name: str, down: str | None = None) -> Route:
 
 
 def outlook(*routes: Route, cost: float | None = 4.0) -> Outlook:
-    """Two run at once; the local engine is loading its weights."""
+    """Two run at once; the local engine begins, which for its callers is loading."""
     catalog = Catalog(routes)
-    return Outlook(lambda: catalog, lambda lane: cost, lambda lane: 2, lambda: {"local": "loading"}, lambda: NOW)
+    return Outlook(lambda: catalog, lambda lane: cost, lambda lane: 2, lambda: {"local": "starting"}, lambda: NOW)
 
 
 @pytest.mark.parametrize(("position", "seconds"), [(0, 4.0), (1, 4.0), (2, 8.0), (5, 12.0)])

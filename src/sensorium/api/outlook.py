@@ -9,7 +9,7 @@ from sensorium.jobs.request import Request
 from sensorium.routing.call import Route
 from sensorium.routing.catalog import Catalog
 
-READY, DOWN = "ready", "down"
+READY, LOADING, DOWN = "ready", "loading", "down"
 
 
 class Outlook:
@@ -39,10 +39,12 @@ class Outlook:
         return max(0.0, cost - (self._now() - (request.claimed_at or self._now())))
 
     def _state(self, lane: str) -> str | None:
-        """The best state among those who could answer: a model on this machine is what its engine is."""
+        """The best state among those who could answer. A model on this machine loads until its engine is ready."""
         states = self._states()
-        found = [states.get(route.provider.name, READY) if route.provider.down() is None else DOWN for route in self._of(lane)]
-        return READY if READY in found else next((state for state in found if state != DOWN), found[0] if found else None)
+        up = [states.get(route.provider.name, READY) == READY for route in self._of(lane) if route.provider.down() is None]
+        if up:
+            return READY if any(up) else LOADING
+        return DOWN if self._of(lane) else None
 
     def _of(self, lane: str) -> Sequence[Route]:
         catalog = self._catalog()
