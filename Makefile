@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+# Minutes of killing; the checker that judges it is quick.
+KILLING := $(filter-out %/test_history.py,$(wildcard tests/durability/test_*.py))
 RECIPE := pyproject.toml constraints.txt
 
 # numpy's second thread gains little on an idle machine and costs much on a busy one.
@@ -18,7 +20,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check clients oracles bench bench-queue train train-smoke ci clean
+.PHONY: help setup run test check clients durability oracles bench bench-queue train train-smoke ci clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -30,7 +32,7 @@ run: $(VENV)/.with-default ## start the hub, draw a picture, describe it, serve 
 	@$(PY) examples/first_run.py --port $(PORT) $(if $(filter-out 0,$(ONCE)),--once)
 
 test: $(VENV)/.with-test ## all tests of the default install (no torch)
-	@$(PY) -m pytest --ignore=tests/clients --ignore=tests/oracles --ignore=tests/training
+	@$(PY) -m pytest --ignore=tests/clients --ignore=tests/oracles --ignore=tests/training $(addprefix --ignore=,$(KILLING))
 
 check: $(VENV)/.with-test ## style, types, layering
 	@$(PY) -m ruff check .
@@ -41,6 +43,10 @@ check: $(VENV)/.with-test ## style, types, layering
 clients: $(VENV)/.with-clients ## fal's official clients in Python, Node and a browser against a hub (installs Node and chromium where missing)
 	@sh tests/clients/install.sh
 	@$(PY) -m pytest tests/clients
+
+durability: $(VENV)/.with-test ## hub and engine processes killed at every step and under load, a full disk, a broken one (root on Linux; installs strace)
+	@sh tests/durability/install.sh
+	@$(PY) -m pytest tests/durability
 
 oracles: $(VENV)/.with-oracles train-smoke ## engines and models against torch, diffusers and transformers (installs torch)
 	@$(PY) -m pytest tests/oracles tests/training

@@ -1,7 +1,8 @@
 """What one would pick instead of the hub's queue, measured in the same way: SAQ on Redis, procrastinate and PgQueuer on PostgreSQL.
 
 Each in its usual set-up, with one worker in this process that takes up to 64 jobs at once. `REDIS_URL` and `POSTGRES_DSN` say where the
-servers are; what is not installed or does not answer is left out and named.
+servers are; what is not installed or does not answer is left out and named. Name a database of its own: tables of procrastinate and of
+PgQueuer that stand there are dropped.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ async def saq(starts: int, submits: int, submitters: int) -> Figures:
         await worker.stop()
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        await queue.redis.flushdb()
+        async for key in queue.redis.scan_iter(f"saq:*{queue.name}*"):
+            await queue.redis.delete(key)
         await queue.disconnect()
 
 

@@ -153,3 +153,13 @@ def test_without_a_file_there_is_nothing_to_take_over() -> None:
     with pytest.raises(SettingsError, match="started without a settings file"):
         live.reload()
     asyncio.run(live.watch())
+
+
+def test_what_outlives_a_connection_changes_with_a_restart_and_that_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "hub.toml"
+    file.write_text("", "utf-8")
+    running = load(file, {}, data_dir=tmp_path)
+    file.write_text('[jobs]\nat_once = 3\n[files]\nquota_mb = 5\n[webhooks]\nkeep_days = 3.0\n[callers.ann]\ntoken_env = "ANN"\n', "utf-8")
+    settings, fixed = settled(running, load(file, {"ANN": "long-enough-for-a-token"}, data_dir=tmp_path))
+    assert fixed == ["jobs.at_once", "files.quota_mb", "webhooks.keep_days", "callers"]
+    assert (settings.jobs, settings.files, settings.callers, settings.caller_tokens) == (running.jobs, running.files, {}, {})

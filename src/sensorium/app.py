@@ -138,8 +138,8 @@ def build(
     engines = [engine] if engine else []
     lasting = durable.build(settings, dispatch, vault)
     jobs = lasting.jobs
-    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs.requests, engines, clock, clock())
-    metrics = Metrics(counted, status, dispatch.waiting, jobs.requests, calls)
+    status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs, engines, clock, clock())
+    metrics = Metrics(counted, status, dispatch.waiting, jobs, calls, lasting.files, lasting.outbox, lasting.webhooks)
     behind = Operators(vault, status, calls, metrics)
     whole = router(settings, dispatch, lambda: {one.name: one.state for one in engines}, jobs, behind, lasting)
     return Hub(FalProxy(whole), dispatch, prober, status, lasting)

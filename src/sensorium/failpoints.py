@@ -14,6 +14,7 @@ One step is armed, by SENSORIUM_FAILPOINT, when the hub starts. Where none is, p
     finish_committed     it is on disk, nobody has been told
     webhook_sent         a receiver has answered, the try is not recorded
     cancel_committed     the wish to cancel is on disk, the run was not told
+    payloads_erased      rows of old requests say that their payloads are gone; results that are files are still there
     file_removed         a file is marked and its bytes are deleted, its row is not
 """
 
@@ -29,7 +30,7 @@ from sensorium.errors import SettingsError
 VARIABLE: Final = "SENSORIUM_FAILPOINT"
 STEPS: Final = (
     *("submit_uncommitted", "submit_committed", "claimed", "job_known", "job_kept", "result_read", "file_unsynced", "result_half_spooled"),
-    *("finish_uncommitted", "finish_committed", "webhook_sent", "cancel_committed", "file_removed"),
+    *("finish_uncommitted", "finish_committed", "webhook_sent", "cancel_committed", "payloads_erased", "file_removed"),
 )
 _armed = ""
 

@@ -18,16 +18,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from sensorium import __version__
-from sensorium.jobs.requests import Requests
+from sensorium.jobs.dispatcher import Jobs
+from sensorium.jobs.outbox import Outbox
+from sensorium.jobs.webhooks import Webhooks
 from sensorium.routing.call import Record
 from sensorium.routing.origin import ORIGIN
 from sensorium.status import Status
 from sensorium.store.calls import Calls
 from sensorium.store.database import StoreUnavailable
+from sensorium.store.files import Files
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 NOBODY: Final = ""  # the provider of a call that none answered; to Prometheus an empty label is a missing one
 STATES: Final = ("open", "trying", "limited", "out")
+ENDS: Final = ("succeeded", "failed", "cancelled")
 Named = TypeVar("Named", bound=tuple[str, ...])
 log = logging.getLogger("sensorium.hub")
 
@@ -77,17 +81,23 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Everything that a scrape gets. `waiting()` gives by provider the calls that wait for their turn; reading changes nothing."""
+    """Everything that a scrape gets. `waiting()` gives by provider the calls that wait for their turn; reading changes nothing.
+
+    What is None is not told.
+    """
 
     counted: Counted
     status: Status
     waiting: Callable[[], Mapping[str, int]]
-    requests: Requests
+    jobs: Jobs
     calls: Calls | None = None
+    files: Files | None = None
+    outbox: Outbox | None = None
+    webhooks: Webhooks | None = None
 
     async def text(self) -> bytes:
         """The page. What is in a store that cannot be read is left out."""
-        looked = [*self._routing(), *self._engines()]  # the loop's own, so here
+        looked = [*self._routing(), *self._engines(), *self._queue()]  # the loop's own, so here
         return await asyncio.to_thread(lambda: generate_latest(_Page(self.counted.registry, [*looked, *self._stored()])))
 
     def _routing(self) -> Iterator[Metric]:
@@ -115,12 +125,27 @@ class Metrics:
             restarts.add_metric((engine.name,), engine.restarts)
         yield restarts
 
+    def _queue(self) -> Iterator[Metric]:
+        ended = {name: self.jobs.ended_since_start().get(name, 0) for name in ENDS}
+        yield _counter("queue_ended", "Requests of the queue that ended.", "state", ended)
+        yield _counter("queue_runs_repeated", "Runs that were followed by another one.", "class", self.jobs.repeated_since_start())
+        if self.webhooks is not None:
+            yield _counter("webhook_tries", "Tries to deliver a webhook.", "outcome", self.webhooks.tries)
+
     def _stored(self) -> Iterator[Metric]:
         """What the database tells. Blocks on the disk."""
         try:
-            queued, running = self.requests.standing()
+            queued, running = self.jobs.requests.standing()
             states = {("waiting",): queued, ("running",): running}
             yield _gauge("queue_requests", "Requests of the queue on disk, by state.", ("state",), states)
+            if self.outbox is not None:
+                waiting, paused = self.outbox.standing()
+                yield _gauge("webhooks_waiting", "Webhooks that are to be delivered.", (), {(): waiting})
+                yield _gauge("webhook_endpoints_paused", "Endpoints that said they are gone.", (), {(): paused})
+            if self.files is not None:
+                count, size = self.files.standing()
+                yield _gauge("files", "Files that are kept.", (), {(): count})
+                yield _gauge("files_bytes", "Bytes of the files that are kept.", (), {(): size})
             if self.calls is not None:
                 yield _gauge("records_waiting", "Records of calls that are not written yet.", (), {(): self.calls.waiting})
                 lost = self.calls.lost()
@@ -140,6 +165,13 @@ class _Page(Collector):
         for family in self._counted.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
+
+
+def _counter(name: str, said: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"sensorium_{name}", said, labels=(label,))
+    for named, value in sorted(values.items()):
+        family.add_metric((named,), value)
+    return family
 
 
 def _gauge(name: str, said: str, labels: tuple[str, ...], values: Mapping[Named, float]) -> Metric:

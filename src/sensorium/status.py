@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sensorium import __version__
-from sensorium.jobs.requests import Requests
+from sensorium.jobs.dispatcher import Jobs
 from sensorium.live import LiveSettings
 from sensorium.overview import Standing, standings
 from sensorium.probe import Prober
@@ -23,7 +23,7 @@ from sensorium.routing.health import Condition, Health
 from sensorium.routing.under_way import UnderWay
 from sensorium.store.database import Database, StoreUnavailable
 
-MOST_NAMES: Final = 50  # of models that no route lists and that do not work
+MOST_NAMES: Final = 50  # of models that no route lists and that do not work; of lanes
 
 
 class Engine(Protocol):
@@ -49,7 +49,7 @@ class Status:
     prober: Prober
     live: LiveSettings
     database: Database
-    queue: Requests
+    jobs: Jobs
     engines: Sequence[Engine]
     clock: Callable[[], float]
     began: float
@@ -81,7 +81,7 @@ class Status:
             },
             "modalities": {one.name: {"on": one.on, "detail": one.said, "trouble": one.trouble} for one in self.standings()},
             "routes": [self._route(route) for route in self._routes()],
-            "jobs": _jobs(self.queue),
+            "jobs": _jobs(self.jobs),
             "engines": {one.name: {"state": one.state, "restarts": one.restarts, "problems": one.problems} for one in self.engines},
         }
 
@@ -132,13 +132,15 @@ def _rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 1)
 
 
-def _jobs(queue: Requests) -> Mapping[str, int | None]:
-    """How many requests of the queue wait and run; None while the database cannot be read."""
+def _jobs(jobs: Jobs) -> Mapping[str, Any]:
+    """How many requests of the queue wait and run; None while the database cannot be read. `lanes` are the models that have the most."""
+    lanes = sorted(jobs.lanes().items(), key=lambda lane: -sum(lane[1]))[:MOST_NAMES]
+    shown = {name: {"waiting": waiting, "running": running} for name, (waiting, running) in lanes}
     try:
-        waiting, running = queue.standing()
+        waiting, running = jobs.requests.standing()
     except StoreUnavailable:
-        return {"waiting": None, "running": None}
-    return {"waiting": waiting, "running": running}
+        return {"waiting": None, "running": None, "lanes": shown}
+    return {"waiting": waiting, "running": running, "lanes": shown}
 
 
 def _data(database: Database) -> Mapping[str, Any]:

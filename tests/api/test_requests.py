@@ -92,6 +92,9 @@ class Queue:
     async def lines(self, request: Request, after: tuple[int, int] = (0, 0)) -> list[Line]:
         return [Line(1, 1, AT + 0.12345, "INFO", f"{request.id} started"), Line(1, 2, AT + 1, "WARN", "slow")]
 
+    async def attempts(self, request: Request) -> list[tuple[int, float, float, str]]:
+        return [(1, AT + 0.25, AT + 1.12345, "busy")]
+
     async def listed(
         self, caller: str | None, limit: int, after: str | None = None, app: str | None = None, states: Sequence[State] = ()
     ) -> list[Request]:
@@ -215,6 +218,7 @@ def test_one_request_is_told_whole(hub: Hub) -> None:
         "error": {"type": "validation_error", "message": "prompt: Field required"},
         "payload_gone": False,
         "webhook": "https://a.example/hook",
+        "attempts": [{"attempt": 1, "began_at": AT + 0.25, "ended_at": AT + 1.123, "outcome": "busy"}],
         "logs": [
             {"attempt": 1, "at": AT + 0.123, "level": "INFO", "message": "r4 started"},
             {"attempt": 1, "at": AT + 1, "level": "WARN", "message": "slow"},

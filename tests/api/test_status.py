@@ -87,7 +87,7 @@ def test_a_new_hub_tells_what_there_is(tmp_path: Path, at: str) -> None:
     with bench(tmp_path, at) as hub:
         told = hub.status()
     assert (told["object"], told["engines"], told["data"]["ok"], told["data"]["problem"]) == ("status", {}, True, None)
-    assert told["jobs"] == {"waiting": 0, "running": 0}
+    assert told["jobs"] == {"waiting": 0, "running": 0, "lanes": {}}
     assert told["settings"]["file"] == "hub.toml" and told["settings"]["problems"] == [] and told["settings"]["needs_restart"] == []
     assert told["modalities"]["chat"]["on"] and not told["modalities"]["video"]["on"]
     assert "router.video (URL + key)" in told["modalities"]["video"]["detail"]
@@ -122,7 +122,7 @@ def test_an_unreadable_database_is_told_and_the_rest_goes_on(tmp_path: Path, at:
         hub.vault.database._reader.close()  # as a disk does that goes away
         told = hub.status()
         assert (told["data"]["ok"], "cannot be read" in told["data"]["problem"]) == (False, True)
-        assert told["jobs"] == {"waiting": None, "running": None}
+        assert told["jobs"] == {"waiting": None, "running": None, "lanes": {}}
         assert hub.json("POST", "/v1/chat/completions", {**HELLO, "model": "good"})[0] == 200
 
 

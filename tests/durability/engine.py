@@ -32,12 +32,13 @@ class Act:
 
 @dataclass(slots=True)
 class Ran:
-    """One line of the journal. `hub` is the number of the hub process that asked, `attempt` what it said of its try (None: nothing);
-    `ended` is None as long as it runs, and for ever when its caller left. Times are monotonic, in seconds."""
+    """One line of the journal: the prompt, request and attempt that the hub named, and the number of its process. `ended` is None as
+    long as it runs, and for ever when its caller left. Times are monotonic, in seconds."""
 
     prompt: str
+    id: str
+    attempt: int
     hub: int
-    attempt: str | None
     began: float
     ended: float | None = None
 
@@ -52,6 +53,7 @@ class Engine:
     journal: list[Ran] = field(default_factory=list)
     hub: int = 0
     released: threading.Event = field(default_factory=threading.Event)
+    _latest: dict[str, int] = field(default_factory=dict)
 
     def runs(self, prompt: str) -> list[Ran]:
         """What the journal says of a prompt."""
@@ -66,40 +68,42 @@ class Engine:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         asked = json.loads(body)
         said = {name.decode(): text.decode() for name, text in scope["headers"]}
-        planned = self.acts.get(asked["prompt"])
-        act = planned.pop(0) if planned else self.usual()
-        ran = Ran(asked["prompt"], self.hub, said.get("x-sensorium-attempt"), time.monotonic())
-        self.journal.append(ran)
-        if await self._left_early(act, receive):
-            return
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({gone}, timeout=0.001)
+            id, attempt = said["x-sensorium-request"], int(said["x-sensorium-attempt"])
+            if gone.done() or attempt < self._latest.get(id, 0):  # nobody is there any more, or a later run has begun
+                return
+            self._latest[id] = attempt
+            planned = self.acts.get(asked["prompt"])
+            act = planned.pop(0) if planned else self.usual()
+            ran = Ran(asked["prompt"], id, attempt, self.hub, time.monotonic())
+            self.journal.append(ran)
+            if await self._left_early(act, gone):
+                return
+        finally:
+            gone.cancel()
         ran.ended = time.monotonic()
         if act.drops:  # in the middle of its reply: the web server lets nobody break off before
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b"{", "more_body": True})
             raise ConnectionAbortedError("dropped on purpose")
-        reply = _drawn(LARGE if act.large else SMALL, scope["path"]) if act.status == 200 else {"error": {"message": "refused on purpose"}}
+        reply = _drawn(LARGE if act.large else SMALL) if act.status == 200 else {"error": {"message": "refused on purpose"}}
         await send({"type": "http.response.start", "status": act.status, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
 
-    async def _left_early(self, act: Act, receive: Any) -> bool:
+    async def _left_early(self, act: Act, gone: asyncio.Future[Any]) -> bool:
         """Work, or wait to be released. Whether the caller left before the end."""
-        gone = asyncio.ensure_future(receive())
         over = time.monotonic() + act.work_s
-        try:
-            while (act.held and not self.released.is_set()) or time.monotonic() < over:
-                await asyncio.wait({gone}, timeout=0.005)
-                if gone.done():
-                    return True
-        finally:
-            gone.cancel()
+        while (act.held and not self.released.is_set()) or time.monotonic() < over:
+            await asyncio.wait({gone}, timeout=0.005)
+            if gone.done():
+                return True
         return False
 
 
-def _drawn(side: int, path: str) -> dict[str, Any]:
+def _drawn(side: int) -> dict[str, Any]:
     """A picture that no other run draws: two results of one request would differ."""
     out = io.BytesIO()
     Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(out, "PNG", compress_level=1)
-    text = base64.b64encode(out.getvalue()).decode()
-    if path.endswith("/images/generations"):
-        return {"created": 1, "data": [{"b64_json": text}]}
-    return {"artifacts": [{"base64": text, "finishReason": "SUCCESS", "seed": 7}]}
+    return {"created": 1, "data": [{"b64_json": base64.b64encode(out.getvalue()).decode()}]}

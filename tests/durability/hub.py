@@ -20,12 +20,15 @@ from typing import Any
 from urllib.parse import quote
 
 from sensorium import failpoints
-from tests.durability.engine import Engine
+from tests.durability.engine import MODEL, Engine
+from tests.durability.history import Seen, Submitted
 from tests.hub_process import ROOT, hub_environment
 
 APP = "/fal/queue/fal-ai/flux"
 WAIT_S = 60.0
 PROGRAM = ("sensorium.cli",)
+STATES = {"IN_QUEUE": "QUEUED", "IN_PROGRESS": "RUNNING"}
+ENDS = {"": "SUCCEEDED", "client_cancelled": "CANCELLED"}
 SETTINGS = """
 [server]
 probe_at_start = false
@@ -35,10 +38,10 @@ allow_egress = [{allow}]
 enabled = false
 [jobs]
 at_once = 64
-per_model = 64
-{more}
+per_model = {at_once}
+keep_days = {keep_days}
 [providers.stub]
-kind = "{kind}"
+kind = "engine"
 base_url = "{engine}"
 key = "none"
 models = [{{ id = "black-forest-labs/flux.1-schnell", modality = "image" }}]
@@ -66,7 +69,9 @@ class Hub:
         self.folder, self.port, self.engine, self.program = folder, _port(), engine or Engine(), program
         self.base = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        self.kills: list[tuple[float, float]] = []  # when a process was seen dead, and when its follower was started
+        self.died = list[tuple[float, float]]()  # when a process was seen dead, on the monotonic clock and since the epoch
+        self.submitted, self.seen = list[Submitted](), list[Seen]()
+        self._seen_by: dict[str, int] = {}
         self._settings = folder / "sensorium.toml"
         self._settings.write_text(settings, "utf-8")
 
@@ -107,7 +112,7 @@ class Hub:
         """Wait until it has died by a SIGKILL, its own or ours."""
         assert self.process is not None
         assert self.process.wait(WAIT_S) == -signal.SIGKILL, self.said()
-        self.kills.append((time.monotonic(), time.monotonic()))
+        self.died.append((time.monotonic(), time.time()))
 
     def stop(self) -> None:
         """End it in order, if it runs."""
@@ -132,12 +137,27 @@ class Hub:
         """Ask for a picture at fal's queue; `more` are members of the input. Raises as `call` does."""
         query = f"?fal_webhook={quote(hook, safe='')}" if hook else ""
         asked = {"prompt": prompt, "seed": 7, "sync_mode": embedded, "output_format": "png", "image_size": "square_hd", **more}
-        return self.call("POST", f"{APP}/schnell{query}", asked, {"idempotency-key": key} if key else {})
+        answer = self.call("POST", f"{APP}/schnell{query}", asked, {"idempotency-key": key} if key else {})
+        if answer.status == 200:
+            self.submitted.append(Submitted(time.monotonic(), answer.json["request_id"], MODEL, bool(hook), key or None))
+        return answer
 
     def status(self, id: str) -> dict[str, Any]:
         """What the queue says of a request."""
-        told: dict[str, Any] = self.call("GET", f"{APP}/requests/{id}/status?logs=1&wait=0").json
+        process = self.engine.hub
+        answer = self.call("GET", f"{APP}/requests/{id}/status?logs=1&wait=0")
+        assert answer.status in (200, 202), answer
+        told: dict[str, Any] = answer.json
+        self._saw(id, told, process)
         return told
+
+    def _saw(self, id: str, told: Mapping[str, Any], process: int) -> None:
+        state = STATES.get(told["status"]) or ENDS.get(told.get("error_type", ""), "FAILED")
+        started = self._seen_by.get(id, process) == process == self.engine.hub
+        self._seen_by[id] = self.engine.hub
+        # After a start whatever was running waits again, before all others.
+        place, reason = told.get("queue_position"), None if started else "the hub was started"
+        self.seen.append(Seen(time.monotonic(), id, state, told["sensorium"]["attempt"], place, reason=reason))
 
     def ended(self, id: str) -> dict[str, Any]:
         """The status of a request once it is completed."""
@@ -146,7 +166,13 @@ class Hub:
 
     def result(self, id: str) -> Answer:
         """The result of a request."""
-        return self.call("GET", f"{APP}/requests/{id}")
+        answer = self.call("GET", f"{APP}/requests/{id}")
+        if answer.status == 200:
+            self.seen.append(Seen(time.monotonic(), id, "SUCCEEDED", result=hashed(answer.body), attempt=self._attempt(id)))
+        return answer
+
+    def _attempt(self, id: str) -> int:
+        return next((seen.attempt for seen in reversed(self.seen) if seen.id == id), 0)
 
     def file(self, url: str) -> Answer:
         """A file by its link."""
@@ -169,6 +195,11 @@ class Hub:
         """SQLite finds nothing wrong with it."""
         with closing(sqlite3.connect(self.folder / "sensorium.db")) as database:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def hashed(result: bytes) -> str:
+    """The hash of a result, however its JSON is spaced."""
+    return hashlib.sha256(json.dumps(json.loads(result), sort_keys=True).encode()).hexdigest()
 
 
 def eventually(fact: Callable[[], bool], told: Callable[[], str] = str, patience: float = WAIT_S) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.jobs.request import State
-from tests.durability.engine import Engine
+from tests.durability.engine import MODEL, Engine
+from tests.durability.history import Delivered, History, Logged, Row, violations
+from tests.durability.history import Ran as RanOf
 from tests.durability.hooks import Hooks
-from tests.durability.hub import PROGRAM, SETTINGS, Hub, eventually
+from tests.durability.hub import PROGRAM, SETTINGS, Hub, eventually, hashed
+from tests.receivers import Got
 from tests.serving import serving
 
-ROUNDS = int(os.environ.get("SENSORIUM_DURABILITY_ROUNDS", "5"))  # of every step that kills the hub
+ROUNDS = int(os.environ.get("SENSORIUM_DURABILITY_ROUNDS", "3"))  # of every step that kills the hub
 KILLS = int(os.environ.get("SENSORIUM_DURABILITY_KILLS", "25"))  # at random moments, under load
 RATE = float(os.environ.get("SENSORIUM_DURABILITY_RATE", "40"))  # submissions a second of that load
+AT_ONCE = 16  # requests that run at the same time
 FINISHES = int(os.environ.get("SENSORIUM_DURABILITY_FINISHES", "20"))  # whose system calls are read
 
 
@@ -69,22 +74,50 @@ class Rig:
         assert {got.headers["content-type"] for got in self.hooks.of(id)} == {"application/json"}
         assert all(got.told["payload"] == result.json for got in self.hooks.of(id))
 
+    def history(self) -> History:
+        """What callers, the engine and the receiver have seen, and what is on disk."""
+        rows, sql = list[Row](), "SELECT id, state, attempt, output FROM requests"
+        for id, state, attempt, output in self.hub.rows(sql):
+            file = self.hub.folder / "results" / id
+            body = output or (file.read_bytes() if file.exists() else None)
+            attempts = self.hub.rows("SELECT attempt FROM attempts WHERE request = ? ORDER BY attempt", id)
+            result = hashed(body) if state == State.SUCCEEDED and body else None
+            rows.append(Row(id, State(state).name, attempt, result, tuple(number for (number,) in attempts)))
+        lost = self.hub.rows("SELECT request, attempt, ended FROM attempts WHERE outcome = 'lost'")
+        cut_off = {(id, attempt): max((at for at, wall in self.hub.died if wall <= ended), default=None) for id, attempt, ended in lost}
+        return History(
+            submitted=list(self.hub.submitted),
+            seen=list(self.hub.seen),
+            runs=[
+                RanOf(ran.id, ran.attempt, ran.began, ran.ended, MODEL, cut_off.get((ran.id, ran.attempt))) for ran in self.engine.journal
+            ],
+            delivered=[_delivered(got) for _, got in self.hooks.got],
+            logged=[
+                Logged(*line)
+                for line in self.hub.rows("SELECT request, attempt, number FROM request_logs ORDER BY request, attempt, number")
+            ],
+            rows=rows,
+            limits={MODEL: AT_ONCE},
+        )
+
     def check_all(self) -> None:
-        """What holds of the whole folder; the hub is stopped."""
+        """What holds of the whole folder, and of all that was seen; the hub is stopped."""
         keys = self.hub.call("GET", "/.well-known/jwks.json").json["keys"]
         self.hooks.check(keys)
         self.hub.stop()
         self.hub.check_files()
         self.hub.check_database()
+        found = violations(self.history())
+        assert not found, "\n".join(map(str, found[:20]))
 
 
 @contextmanager
-def rigged(folder: Path, *, kind: str = "genai", off: str = "", more: str = "") -> Iterator[Rig]:
-    """A rig whose hub is not started yet; `kind` is that of the engine's provider, `off` a protection to do without."""
+def rigged(folder: Path, *, off: str = "", keep_days: float = 30.0) -> Iterator[Rig]:
+    """A rig whose hub is not started yet; `off` is a protection to do without, `keep_days` how long payloads are kept."""
     engine, hooks = Engine(), Hooks()
     with serving(engine) as model, serving(hooks) as hook:
         allow = f'"{hook.removeprefix("http://")}"'
-        settings = SETTINGS.format(allow=allow, kind=kind, engine=model + ("/v1/genai" if kind == "genai" else "/v1"), more=more)
+        settings = SETTINGS.format(allow=allow, engine=f"{model}/v1", at_once=AT_ONCE, keep_days=keep_days)
         program = ("tests.durability.unsafe_program", off) if off else PROGRAM
         hub = Hub(folder, settings, engine, program)
         try:
@@ -94,6 +127,11 @@ def rigged(folder: Path, *, kind: str = "genai", off: str = "", more: str = "") 
             if hub.process is not None and hub.process.poll() is None:
                 hub.process.kill()
                 hub.process.wait()
+
+
+def _delivered(got: Got) -> Delivered:
+    result = hashed(json.dumps(got.told["payload"]).encode()) if got.told["status"] == "OK" else None
+    return Delivered(0.0, got.told["request_id"], got.headers["webhook-id"], result)
 
 
 def picture(result: Any) -> str:

@@ -113,11 +113,11 @@ def poisoned(rig: Rig) -> tuple[str, list[str]]:
 
 
 def test_a_request_that_ends_every_engine_fails_after_the_second(tmp_path: Path) -> None:
-    with rigged(tmp_path, kind="engine") as rig:
+    with rigged(tmp_path) as rig:
         poison, others = poisoned(rig)
         told = rig.hub.ended(poison)
         assert (rig.row(poison)[0], told["error_type"]) == (State.FAILED, "runner_disconnected")
-        assert [ran.attempt for ran in rig.engine.runs("poison")] == ["1", "2"]
+        assert [ran.attempt for ran in rig.engine.runs("poison")] == [1, 2]
         assert rig.hub.result(poison).status == 500
         for id, prompt in zip(others, "abcdefg", strict=True):
             rig.hub.ended(id)
@@ -129,7 +129,7 @@ def test_a_request_that_ends_every_engine_fails_after_the_second(tmp_path: Path)
 
 def test_without_the_count_of_deaths_it_is_tried_again(tmp_path: Path) -> None:
     """The control."""
-    with rigged(tmp_path, kind="engine", off="no-death-count") as rig:
+    with rigged(tmp_path, off="no-death-count") as rig:
         poison, _ = poisoned(rig)
         eventually(lambda: len(rig.engine.runs("poison")) > 2, lambda: f"{rig.hub.status(poison)}")
         assert rig.hub.call("PUT", f"{APP}/requests/{poison}/cancel").status == 202
@@ -138,7 +138,7 @@ def test_without_the_count_of_deaths_it_is_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hub_dies", [False, True])
 def test_a_hub_that_dies_is_no_death_of_the_engine(tmp_path: Path, hub_dies: bool) -> None:
-    with rigged(tmp_path, kind="engine") as rig:
+    with rigged(tmp_path) as rig:
         rig.engine.acts["a"] = [Act(drops=True), Act(held=True)] if hub_dies else [Act(drops=True)]
         rig.hub.start()
         id = rig.hub.submit("a", hook=rig.hook).json["request_id"]

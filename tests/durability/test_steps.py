@@ -179,6 +179,27 @@ def test_a_file_whose_deletion_was_cut_short_is_gone_with_its_row(tmp_path: Path
         rig.check_all()
 
 
+def test_a_result_whose_erasure_was_cut_short_is_gone_with_its_file(tmp_path: Path) -> None:
+    with rigged(tmp_path, keep_days=1e-6) as rig:
+        rig.engine.usual = lambda: Act(large=True)
+        for number in range(ROUNDS):
+            rig.hub.start()
+            id = rig.hub.submit(f"{number}", embedded=True).json["request_id"]
+            rig.hub.ended(id)
+            assert rig.hub.result(id).status == 200 and (tmp_path / "results" / id).exists()
+            rig.hub.kill()
+            rig.hub.spawn("payloads_erased")
+            rig.hub.gone()
+            assert rig.hub.rows("SELECT payload_gone FROM requests WHERE id = ?", id) == [(1,)]
+            assert (tmp_path / "results" / id).exists()
+            rig.hub.start()
+            eventually(lambda id=id: not (tmp_path / "results" / id).exists())  # type: ignore[misc]
+            assert (rig.hub.status(id)["status"], rig.hub.result(id).status) == ("COMPLETED", 410)
+            rig.hub.kill()
+        rig.hub.start()
+        rig.check_all()
+
+
 def test_without_the_spool_a_result_that_was_not_written_down_is_made_twice(tmp_path: Path) -> None:
     """A control: this is what the spool prevents."""
     with rigged(tmp_path, off="no-spool") as rig:

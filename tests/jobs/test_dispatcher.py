@@ -122,6 +122,31 @@ def test_files_of_a_result_stay_when_its_spool_cannot_be_deleted(tmp_path: Path,
     over(tmp_path, does, makes, told=told)
 
 
+def test_a_long_input_that_cannot_be_kept_is_refused_and_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def does(jobs: Jobs) -> None:
+        monkeypatch.setattr(jobs.results, "put", failing(jobs.results.put, FULL))
+        monkeypatch.setattr(jobs.results, "remove", failing(jobs.results.remove, OSError(30, "Read-only file system")))
+        with pytest.raises(StoreUnavailable, match="No space"):
+            await jobs.submit(replace(ASKED, body=LONG))
+        assert counted(jobs) == stored(jobs) == ({}, {}, {})
+        assert (await jobs.ended((await jobs.submit(replace(ASKED, body=LONG)))[0])).state is State.SUCCEEDED
+
+    over(tmp_path, does)
+
+
+def test_a_result_that_cannot_be_read_now_is_no_fault_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def does(jobs: Jobs) -> None:
+        ended = await jobs.ended((await jobs.submit(ASKED))[0])
+        monkeypatch.setattr(jobs.requests, "output", lambda id: None)
+        monkeypatch.setattr(jobs.results, "get", failing(jobs.results.get, *[OSError(5, "Input/output error")] * 2))
+        with pytest.raises(StoreUnavailable, match="Input/output error"):
+            await jobs.output(ended)
+        with pytest.raises(StoreUnavailable, match="Input/output error"):
+            jobs.kept_output(ended.id)
+
+    over(tmp_path, does)
+
+
 @pytest.mark.parametrize("method", ["recover", "ids", "waiting", "keys"])
 @pytest.mark.parametrize("error", [StoreUnavailable("locked"), OSError(13, "Permission denied"), ValueError("a row that cannot be read")])
 def test_the_queue_starts_when_the_disk_can_be_used(tmp_path: Path, method: str, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,31 @@ def test_the_hour_of_being_refused_begins_with_the_first_refusal_not_with_the_wa
             assert found.runs == 1  # the last one, that was its end
 
     asyncio.run(beside())
+
+
+def test_a_provider_that_does_not_say_when_is_asked_less_and_less_until_it_answers(tmp_path: Path) -> None:
+    clock, asked = Clock(), list[float]()
+
+    async def work(run: Run) -> Made:
+        asked.append(clock.now)
+        if len(asked) in (7, 8):
+            raise Failed("server_error" if len(asked) == 7 else "busy")
+        if len(asked) < 9:
+            raise Failed("busy")
+        return Made(b"1")
+
+    async def beside() -> None:
+        async with queue(tmp_path, work, clock=clock) as jobs:
+            request, _ = await jobs.submit(ASKED)
+            while not (found := await jobs.of("a", request.id)).done:
+                if found.state is State.DELAYED:
+                    clock.now = jobs.requests._database.read("SELECT not_before FROM requests")[0][0]
+                await jobs.changed(found, 0.01)
+            assert (found.state, found.told.get("throttled")) == (State.SUCCEEDED, None)
+
+    asyncio.run(beside())
+    waits = [after - before for before, after in itertools.pairwise(asked)]
+    assert (waits[:6], 0 < waits[6] < 1, waits[7]) == ([5.0, 10.0, 20.0, 40.0, 60.0, 60.0], True, 5.0)
 
 
 @pytest.mark.parametrize(("unserved_s", "state"), [(HOUR_S, State.FAILED), (0.0, State.QUEUED)])

@@ -66,13 +66,15 @@ class RequestsDoor:
         await _answer(visit, {"object": "list", "data": page, "has_more": len(found) > limit})
 
     async def look(self, visit: Visit) -> None:
-        """GET /v1/requests/ID, with what it logged, and GET /v1/requests/ID/deliveries."""
+        """GET /v1/requests/ID, with its runs that ended and what it logged, and GET /v1/requests/ID/deliveries."""
         request, action = await self._asked(visit)
         if action == "deliveries":
             await self._webhooks.deliveries(visit, request.id)
         elif not action:
             lines = await self._jobs.lines(request)
-            await _answer(visit, {**await self._shown(request), "logs": [_line(line) for line in lines]})
+            runs = await self._jobs.attempts(request)
+            told = await self._shown(request)
+            await _answer(visit, {**told, "attempts": [_run(*run) for run in runs], "logs": [_line(line) for line in lines]})
         else:
             raise _unknown(visit)
 
@@ -179,6 +181,10 @@ def _states(given: dict[str, str]) -> tuple[State, ...]:
 
 def _line(line: Line) -> dict[str, Any]:
     return {"attempt": line.attempt, "at": _time(line.at), "level": line.level, "message": line.message}
+
+
+def _run(attempt: int, began: float, ended: float, outcome: str) -> dict[str, Any]:
+    return {"attempt": attempt, "began_at": _time(began), "ended_at": _time(ended), "outcome": outcome}
 
 
 def _time(at: float | None) -> float | None:

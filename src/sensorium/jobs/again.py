@@ -11,8 +11,8 @@ from sensorium.jobs.request import Request
 MOST_RUNS: Final = 10
 MOST_DEATHS: Final = 2
 BACKOFF_S, LONGEST_BACKOFF_S, JITTER = 0.5, 60.0, 0.25
-BUSY_S: Final = 5.0  # where the provider does not say when
-THROTTLED: Final = "throttled_since"
+BUSY_S: Final = 5.0  # where the provider does not say when; twice as long each time it says so again
+THROTTLED: Final = "throttled"
 THROTTLED_S: Final = 3600.0  # of being told to come back later, after which the request fails
 
 
@@ -26,18 +26,20 @@ class Again:
     cools: bool = False
 
 
-def throttled_since(request: Request, now: float) -> float:
-    """When the first of its last runs began that were all told to come back later, as is kept in `told` (THROTTLED) between them. What it
-    waited for its turn is not counted."""
-    return float(request.told.get(THROTTLED) or request.claimed_at or now)
+def throttled(request: Request, now: float) -> tuple[float, int]:
+    """When the first of its last runs began that were all told to come back later, and how many they were before this one; between runs
+    that is kept in `told` (THROTTLED). What it waited for its turn before is not counted."""
+    since, times = request.told.get(THROTTLED) or (request.claimed_at or now, 0)
+    return float(since), int(times)
 
 
 def after(verdict: Cause, request: Request, chance: float, retry_after_s: float | None, now: float) -> Again | None:
     """What follows on a failed run; None: the request fails. `chance` from 0 to 1 spreads the tries."""
     rules = request.rules
     if verdict == "busy" and not rules.no_retry:
-        wait = retry_after_s or BUSY_S
-        return Again(wait, run=0, cools=True) if now + wait - throttled_since(request, now) <= THROTTLED_S else None
+        since, times = throttled(request, now)
+        wait = retry_after_s or min(BUSY_S * 2**times, LONGEST_BACKOFF_S)
+        return Again(wait, run=0, cools=True) if now + wait - since <= THROTTLED_S else None
     if verdict == "final" or rules.no_retry or request.runs >= MOST_RUNS:
         return None
     if verdict == "death":

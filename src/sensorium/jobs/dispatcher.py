@@ -21,6 +21,7 @@ from sensorium.jobs.runner import CANCEL_S, SLOW_TICK_S, Outside, Policy, Runner
 from sensorium.jobs.share import Shares
 from sensorium.routing.origin import ORIGIN
 from sensorium.routing.terms import captured
+from sensorium.store import objects
 from sensorium.store.database import StoreUnavailable
 
 READY_S = 5.0
@@ -73,12 +74,14 @@ class Jobs:
         id = new_id(self.requests.now())
         try:
             if len(asked.body) > INLINE:
-                await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
+                with objects.told():
+                    await asyncio.to_thread(self.results.put, input_name(id), 0, asked.body)
             request, replayed = await self.requests.submit(id, asked, self._runner.shares.tag(asked.lane, asked.caller), call)
         finally:
             if replayed:
                 lanes.came(asked.lane, asked.caller, -1)
-                await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
+                with suppress(OSError):  # the next start sweeps
+                    await asyncio.to_thread(self.results.remove, [input_name(id)] if len(asked.body) > INLINE else [])
         if not replayed:
             failpoints.reach("submit_committed")
             self._runner.changed(request)
@@ -120,18 +123,24 @@ class Jobs:
             return await asyncio.to_thread(self.requests.lines, request.id, *after)
         return [line for line in running[0].lines.lines if (line.attempt, line.number) > after]
 
+    async def attempts(self, request: Request) -> list[tuple[int, float, float, str]]:
+        """(attempt, began, ended, how) of its runs that ended, oldest first."""
+        return await asyncio.to_thread(self.requests.attempts, request.id)
+
     async def output(self, request: Request) -> bytes | None:
         """The body of its result; None when it is gone, or not there yet. The first look at one that is not to be kept begins its end."""
         if request.payload_gone or not request.done:
             return None
-        found = self.requests.output(request.id) or await asyncio.to_thread(self.results.get, request.id)
+        with objects.told():
+            found = self.requests.output(request.id) or await asyncio.to_thread(self.results.get, request.id)
         if not request.rules.kept:
             await self.requests.fetched(request, self.requests.now() + FETCHED_S)
         return found
 
     def kept_output(self, id: str) -> bytes | None:
-        """The body of a result without counting as a look at it. Blocks on the disk."""
-        return self.requests.output(id) or self.results.get(id)
+        """The body of a result without counting as a look at it. Blocks on the disk. Raises StoreUnavailable."""
+        with objects.told():
+            return self.requests.output(id) or self.results.get(id)
 
     async def cancel(self, caller: str | None, id: str) -> bool:
         """Have a request end. False when it is over already. Raises UnknownRequest."""
@@ -175,9 +184,23 @@ class Jobs:
             self._runner.end(id)
             if (running := self._runner.running.get(id)) is not None:
                 await asyncio.wait({running[1]}, timeout=CANCEL_S)
-        await asyncio.to_thread(self.results.remove, [id, input_name(id)])
+        with objects.told():
+            await asyncio.to_thread(self.results.remove, [id, input_name(id)])
         await self._runner.settling.discard()
         return removed
+
+    def lanes(self) -> dict[str, tuple[int, int]]:
+        """How many requests of each lane wait and run; of those lanes that have any."""
+        waiting, running = self._runner.lanes.waiting, self._runner.lanes.running
+        return {lane: (waiting[lane], running[lane]) for lane in sorted({*waiting, *running}) if waiting[lane] or running[lane]}
+
+    def ended_since_start(self) -> Mapping[str, int]:
+        """How many requests have ended, by the name of their state."""
+        return self._runner.ended
+
+    def repeated_since_start(self) -> Mapping[str, int]:
+        """How many runs were followed by another one, by how they ended (routing/repeat, or "given back" by a hub that stopped)."""
+        return self._runner.settling.repeated
 
     async def listed(self, caller: str | None, limit: int, after: str | None = None, **which: Any) -> list[Request]:
         """As `Requests.listed`."""

@@ -112,6 +112,12 @@ class Outbox:
             " WHERE place IS NOT NULL AND place NOT IN (SELECT place FROM webhook_pauses) ORDER BY first"
         )
 
+    def standing(self) -> tuple[int, int]:
+        """How many notifications wait, and how many endpoints are paused."""
+        counts = ("(SELECT count(*) FROM outbox WHERE state = 0)", "(SELECT count(*) FROM webhook_pauses)")
+        waiting, paused = self._database.read(f"SELECT {', '.join(counts)}")[0]
+        return int(waiting), int(paused)
+
     def first(self, places: Collection[str], most: int) -> dict[str, list[Notification]]:
         """The `most` notifications of each place that are due first, or next."""
         sql = f"SELECT {_COLUMNS} FROM outbox WHERE state = 0 AND place = ? ORDER BY due_at LIMIT ?"

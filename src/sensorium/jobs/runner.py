@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -43,7 +44,8 @@ CANCEL_S = 5.0  # that a run may take to end when it is cancelled
 
 class Runner:
     """Runs what waits. `works` do what requests ask for, by the name that a submission gives. `ready` is set once it has cleaned up after
-    the last hub; `running` are the runs under way, at most one of each request."""
+    the last hub; `running` are the runs under way, at most one of each request; `ended` counts the requests that were over since the start,
+    by state."""
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._beside: set[asyncio.Task[Any]] = set()
         self._tidied = self._slow = -EXPIRE_EVERY_S
+        self.ended = Counter[str]()
         self._unserved = dict[str, float]()  # lanes that nobody can serve, and since when
 
     def came(self, request: Request) -> None:
@@ -86,6 +89,7 @@ class Runner:
 
     def over(self, request: Request) -> None:
         """It has ended."""
+        self.ended[request.state.name.lower()] += 1
         self.watch.put(request)
         if request.webhook_url is not None:
             self._outside.ended(request)
@@ -222,6 +226,8 @@ class Runner:
         more = True
         while more:
             gone, more = await self.requests.expire(self.policy.log_s)
+            if gone:
+                failpoints.reach("payloads_erased")
             await asyncio.to_thread(self.results.remove, [name for id in gone for name in (id, input_name(id))])
             for id in gone:
                 self.watch.forget(id)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -13,7 +14,7 @@ from typing import TypeVar
 from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
-from sensorium.jobs.again import THROTTLED, Again, after, throttled_since
+from sensorium.jobs.again import THROTTLED, Again, after, throttled
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.policy import Outside
 from sensorium.jobs.request import Made, Request, State
@@ -37,7 +38,8 @@ class RunTimedOut(SensoriumError):
 
 
 class Settling:
-    """Writes down how runs end. `came` is told of a request that waits again, `over` of one that is over."""
+    """Writes down how runs end. `came` is told of a request that waits again, `over` of one that is over; `repeated` counts the former by
+    how their runs ended."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Settling:
     ) -> None:
         self._requests, self._results, self._lanes, self._shares = requests, results, lanes, shares
         self._outside, self._kept_s, self._came, self._over = outside, kept_s, came, over
+        self.repeated = Counter[str]()
         self._unsettled: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -110,10 +113,12 @@ class Settling:
         if again.cools:
             self._lanes.cool(request.lane, until)
         lines, counts = await run.last_lines(), {"run": again.run, "death": again.death}
-        told = {THROTTLED: throttled_since(request, until)} if again.cools else {}
+        since, times = throttled(request, self._requests.now())
+        told = {THROTTLED: (since, times + 1)} if again.cools else {}
         left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, told=told, **counts))
         run.lines.close()
         if left is not None:
+            self.repeated[outcome] += not left.done
             (self._over if left.done else self._came)(left)
 
     async def _finish(self, run: Run, state: State, made: Made) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -75,7 +76,8 @@ class Way:
 
 
 class Webhooks:
-    """The loop of deliveries; `in_flight` of them are under way. Run `run` once per process.
+    """The loop of deliveries; `in_flight` of them are under way, `tries` counts those that ended: delivered, failed (another follows),
+    given_up. Run `run` once per process.
 
     `now` is in seconds since the epoch, `sleep` waits seconds, `chance` is evenly between 0 and 1; `kept_s` is how long the record of
     deliveries is kept.
@@ -96,7 +98,7 @@ class Webhooks:
         self._outbox, self._keys, self._payload, self._way, self._kept_s = outbox, keys, payload, way, kept_s
         self._now, self._sleep, self._chance = now, sleep, chance
         self._places: dict[str, _Place] = {}
-        self.in_flight = 0
+        self.in_flight, self.tries = 0, Counter[str]()
         self._wake, self._reading = asyncio.Event(), asyncio.Semaphore(RESULTS_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
@@ -281,8 +283,10 @@ class Webhooks:
             try:
                 if retries.taken(answer.status):
                     await asyncio.to_thread(self._outbox.delivered, tried, delivery)
+                    self.tries["delivered"] += 1
                 else:
                     await asyncio.to_thread(self._outbox.failed, tried, delivery, due_at, answer.status == retries.GONE)
+                    self.tries["given_up" if due_at is None else "failed"] += 1
                 return
             except SensoriumError as error:
                 log.warning("a delivery for request %s cannot be written yet: %s", tried.request_id, error.message)

@@ -29,7 +29,8 @@ log = logging.getLogger("sensorium.hub")
 class Handle:
     """A job at a provider: its id there, the addresses where it is asked for, and the key it was begun with, by name and version.
 
-    `answer_by` (seconds since the epoch; None: no limit) is when the provider gives it up unless somebody asks; each poll moves that.
+    `answer_by` (seconds since the epoch; None: no limit) is when the provider gives it up unless somebody asks, as of the beginning: every
+    poll since has moved that, so nothing is decided by it. It tells whoever looks at the row.
     """
 
     kind: Kind

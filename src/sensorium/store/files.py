@@ -245,6 +245,11 @@ class Files:
         rows = self.database.search(f"{sql} ORDER BY created_at DESC, key DESC LIMIT ?", owner, self.now(), *values, limit)
         return [_read(row)[0] for row in rows]
 
+    def standing(self) -> tuple[int, int]:
+        """How many files there are, and their bytes; parts of unfinished uploads are not among them."""
+        count, size = self.database.search("SELECT count(*), coalesce(sum(size), 0) FROM files")[0]
+        return int(count), int(size)
+
     def discard(self, keys: Sequence[str]) -> None:
         """Delete files; unknown keys are passed over."""
         for start in range(0, len(keys), BATCH):
