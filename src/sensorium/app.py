@@ -20,7 +20,7 @@ import uvicorn
 
 from sensorium import certificates, durable, providers
 from sensorium.api.fal_proxy import FalProxy
-from sensorium.doors import Operators, router
+from sensorium.doors import Operators, realtime_bytes, router
 from sensorium.durable import Durable
 from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
@@ -282,7 +282,7 @@ def _secured(settings: Settings) -> tuple[Tls, socket.socket] | tuple[None, None
 
 def _served(settings: Settings, app: FalProxy, tls: Tls | None = None) -> uvicorn.Config:
     server = settings.server
-    return configured(app, grace_s=server.grace_s, most_message=server.max_body_bytes, tls=tls)
+    return configured(app, grace_s=server.grace_s, most_message=realtime_bytes(settings), tls=tls)
 
 
 def _engine(settings: Settings) -> EngineProcess | None:

@@ -40,6 +40,7 @@ from sensorium.wire import anthropic, fal_errors, nvidia, openai
 NVIDIA_PATHS = ("/v1/genai/", "/v1/audio/", "/v1/video/")
 ANTHROPIC_PATH = "/v1/messages"
 FAL_PATH = "/fal/"
+REALTIME_BYTES = 16 * 1024 * 1024  # of one message: msgpack may unfold into far more than a body of JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,19 @@ def router(
         Entry("GET", "/healthz", health.alive, openai.error, public=True),
         Entry("GET", "/readyz", health.ready, openai.error, public=True),
         *(_operators(operators, settings.server.public_metrics) if operators is not None else ()),
-        *(_fal(settings, dispatch, states, auth, durable) if durable is not None else ()),
     ]
     most, cors = settings.server.max_body_bytes, Cors(settings.server.cors_origins)
-    tokens = fal_tokens.Tokens(durable.signing) if durable is not None else None
-    sockets = _realtime(settings, auth, durable, tokens) if durable is not None and tokens is not None else None
-    return Router(entries, fal_tokens.TokenAuth(auth, tokens) if tokens is not None else auth, render, most, cors=cors, sockets=sockets)
+    if durable is None:
+        return Router(entries, auth, render, most, cors=cors)
+    tokens = fal_tokens.Tokens(durable.signing, knows=auth.knows)
+    entries += [*_fal(settings, dispatch, states, auth, durable), *fal_tokens.entries(tokens)]
+    sockets = RealtimeDoor(durable.apps, auth, tokens, Limits(realtime_bytes(settings)), settings.server.public_url)
+    return Router(entries, fal_tokens.TokenAuth(auth, tokens), render, most, cors=cors, sockets=sockets)
+
+
+def realtime_bytes(settings: Settings) -> int:
+    """How long one message of a websocket may be."""
+    return min(settings.server.max_body_bytes, REALTIME_BYTES)
 
 
 def render(path: str) -> Render:
@@ -140,18 +148,12 @@ def _fal(settings: Settings, dispatch: Dispatch, states: Callable[[], Mapping[st
     return [
         *fal_run.entries(fal_run.RunDoor(behind.apps, public)),
         *fal_queue.entries(queue),
-        *fal_tokens.entries(fal_tokens.Tokens(behind.signing)),
         *fal_uploads.entries(fal_uploads.FalUploads(behind.uploads, auth, public)),
         *fal_files.entries(fal_files.FalFiles(behind.files, auth, public)),
         *fal_webhooks.entries(webhooks),
         *fal_proxy.entries(),
         *queued_requests.entries(behind.jobs, webhooks),
     ]
-
-
-def _realtime(settings: Settings, auth: Auth, behind: Durable, tokens: fal_tokens.Tokens) -> RealtimeDoor:
-    limits = Limits(settings.server.max_body_bytes)
-    return RealtimeDoor(behind.apps, auth, tokens, limits, settings.server.public_url)
 
 
 def _operators(behind: Operators, public: bool) -> list[Entry]:

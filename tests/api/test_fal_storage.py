@@ -50,6 +50,10 @@ class Named(Auth):
 
     def __init__(self) -> None:
         super().__init__(None)
+        self.gone: set[str] = set()
+
+    def knows(self, name: str) -> bool:
+        return name not in self.gone
 
     def __call__(self, visit: Visit) -> Principal:
         scheme, _, key = visit.header("authorization").partition(" ")
@@ -354,6 +358,16 @@ def test_links_of_another_hub_and_deleted_files_are_not_there(here: Site, tmp_pa
 
 
 # Getting it wrong
+
+
+def test_an_upload_token_ends_with_its_caller(tmp_path: Path) -> None:
+    callers = Named()
+    with site(tmp_path, callers) as here:
+        bearer = {"authorization": f"Bearer {here.json('POST', TOKEN, {})[1]['token']}"}
+        assert here.call("POST", "/fal/cdn/files/upload", b"x", headers=bearer, key=None)[0].status == 200
+        callers.gone.add("ada")
+        status, told = here.json("POST", "/fal/cdn/files/upload", b"x", headers=bearer, key=None)
+    assert (status, told["error_type"]) == (401, "upload_token_refused")
 
 
 def test_only_known_callers_begin_uploads(here: Site) -> None:

@@ -84,6 +84,22 @@ def test_it_is_kept_by_no_cache(made: Made) -> None:
     assert reply.getheader("cache-control") == "no-store"
 
 
+def test_a_token_ends_with_its_caller(tmp_path: Path) -> None:
+    with opened(tmp_path) as vault:
+        token = Tokens(Signing(vault)).made("bob", Wanted(("rt",), 3600))
+        for callers, good in (({"bob": "t"}, True), ({"ann": "t"}, False), ({}, False)):
+            tokens = Tokens(Signing(vault), knows=Auth(None, callers).knows)
+            if good:
+                assert tokens.principal_of(token, "rt") == "bob"
+            else:
+                with pytest.raises(Unauthorized, match="not known any more"):
+                    tokens.principal_of(token, "rt")
+        local = Tokens(Signing(vault)).made("local", Wanted(("rt",), 3600))
+        assert Tokens(Signing(vault), knows=Auth(None).knows).principal_of(local, "rt") == "local"
+        with pytest.raises(Unauthorized):
+            Tokens(Signing(vault), knows=Auth("a-token").knows).principal_of(local, "rt")
+
+
 def test_tokens_outlive_the_process_and_end_with_their_signing_key(tmp_path: Path) -> None:
     with opened(tmp_path) as vault:
         token = Tokens(Signing(vault)).made("bob", Wanted(("rt",), 3600))

@@ -36,6 +36,10 @@ class Auth:
         named = ({HUB: token} if token else {}) | dict(callers or {})
         self._known = [(name, text.encode()) for name, text in named.items()]
 
+    def knows(self, name: str) -> bool:
+        """Whether there is still a principal of this name: what was signed for one that is gone is worth nothing."""
+        return name in {known for known, _ in self._known} if self._known else name == HERE
+
     def __call__(self, visit: Visit) -> Principal:
         """The caller's principal.
 
@@ -53,6 +57,11 @@ class Auth:
         if not found:
             raise Unauthorized("this hub does not know the token that was sent", hint=TOKEN_HINT)
         return Principal(found[0])
+
+
+def anybody(name: str) -> bool:
+    """Every name is known."""
+    return True
 
 
 def require_administrator(visit: Visit, what: str) -> None:

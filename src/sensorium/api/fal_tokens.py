@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sensorium.api.auth import Auth, Principal
+from sensorium.api.auth import Auth, Principal, anybody
 from sensorium.api.router import Entry
 from sensorium.api.visit import Visit
 from sensorium.errors import Unauthorized
@@ -25,10 +25,10 @@ STREAM: Final = "/stream"
 
 
 class Tokens:
-    """Makes tokens and reads them. `now` gives seconds since the epoch."""
+    """Makes tokens and reads them. `now` gives seconds since the epoch, `knows` tells whether there is a caller of a name."""
 
-    def __init__(self, signing: Signing, now: Callable[[], float] = time.time) -> None:
-        self._signing, self._now = signing, now
+    def __init__(self, signing: Signing, now: Callable[[], float] = time.time, knows: Callable[[str], bool] = anybody) -> None:
+        self._signing, self._now, self._knows = signing, now, knows
 
     def made(self, caller: str, wanted: Wanted) -> str:
         """A token that speaks for `caller`. Raises what `Signing.key` does."""
@@ -38,9 +38,11 @@ class Tokens:
     def principal_of(self, token: str, alias: str) -> str:
         """The name of the caller for whom `token` speaks to the app `alias` (without its owner).
 
-        Raises Unauthorized when the token is none of ours, was altered, has expired, or is for other apps.
+        Raises Unauthorized when the token is none of ours, was altered, has expired, is for other apps, or its caller is gone.
         """
         claims = fal_tokens.read(token, self._signing.key(PURPOSE), self._now())
+        if not self._knows(claims.caller):
+            raise Unauthorized("this token's caller is not known any more", hint=HINT)
         if alias not in claims.apps:
             raise Unauthorized(f"this token is not for the app {alias[:80]}", hint=HINT)
         return claims.caller

@@ -18,7 +18,7 @@ from sensorium.api.auth import Auth
 from sensorium.api.base_url import base_url
 from sensorium.api.router import Entry
 from sensorium.api.visit import Visit
-from sensorium.errors import BadRequest, Forbidden, NotFound
+from sensorium.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from sensorium.store.files import File
 from sensorium.store.objects import Incoming
 from sensorium.store.uploads import PIECE, BadParts, Part, Uploads
@@ -115,7 +115,10 @@ class FalUploads:
     async def _owner(self, visit: Visit) -> str:
         scheme, _, token = visit.header("authorization").partition(" ")
         if scheme.lower() == "bearer" and filelinks.looks_like_token(token.strip()):
-            return await asyncio.to_thread(self._uploads.token_owner, token.strip())
+            owner = await asyncio.to_thread(self._uploads.token_owner, token.strip())
+            if not self._auth.knows(owner):
+                raise Unauthorized("this upload token's caller is not known any more", code="upload_token_refused")
+            return owner
         return self._auth(visit).name
 
     async def _below(self, visit: Visit) -> tuple[Ticket, str]:
