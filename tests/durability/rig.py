@@ -20,7 +20,7 @@ from tests.durability.hub import PROGRAM, SETTINGS, Hub, eventually, hashed
 from tests.receivers import Got
 from tests.serving import serving
 
-ROUNDS = int(os.environ.get("SENSORIUM_DURABILITY_ROUNDS", "3"))  # of every step that kills the hub
+ROUNDS = int(os.environ.get("SENSORIUM_DURABILITY_ROUNDS", "5"))  # of every step that kills the hub
 KILLS = int(os.environ.get("SENSORIUM_DURABILITY_KILLS", "25"))  # at random moments, under load
 RATE = float(os.environ.get("SENSORIUM_DURABILITY_RATE", "40"))  # submissions a second of that load
 AT_ONCE = 16  # requests that run at the same time
