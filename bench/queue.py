@@ -4,7 +4,8 @@
 
 A hub process stands in front of a provider in this process; requests go through fal's queue door on one machine, each on disk (SQLite,
 synchronous=FULL) before its reply. Beside it, in the same run, what one would pick instead (`bench/queue_peers.py`): SAQ, procrastinate and
-PgQueuer, where they are installed and their servers run; they are called as libraries, without an HTTP hop of their own.
+PgQueuer, where they are installed and their servers run. They are called as libraries, so that their ratios are to `alone`: our queue as a
+library, without HTTP; above 1 ours is that many times better.
 
 `fdatasync_ms` is the disk's own speed (4 KiB). `submit_to_start_p50_ms`: from before the POST to the provider being called, at an even
 100 a second. `durable_submits_per_s`: 32 submitters. `status_p50_ms`: a status poll with `wait=0` while 10,000 requests wait and 1,000
@@ -31,13 +32,23 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from bench import queue_peers
 from bench.local import processor
+from sensorium.jobs.dispatcher import Jobs
+from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Outside
+from sensorium.jobs.request import Asked, Made
+from sensorium.jobs.requests import Requests
+from sensorium.jobs.results import Results
+from sensorium.jobs.run import Run
+from sensorium.store.database import Database
+from sensorium.store.writer import Writer
 
 SUBMITTERS, POLLERS, PROBES = 32, 1000, 200
 MODEL, HELD = "bench/now", "bench/held"
@@ -65,18 +76,25 @@ def main() -> None:
     options.add_argument("--starts", type=int, default=500)
     options.add_argument("--polls-s", type=float, default=10.0)
     options.add_argument("--no-peers", action="store_true")
+    options.add_argument("--poll", metavar="HOST:PORT", help=argparse.SUPPRESS)  # be the pollers, for the ids on standard input
     given = options.parse_args()
+    if given.poll:
+        host, _, port = given.poll.rpartition(":")
+        print(json.dumps(asyncio.run(polling((host, int(port)), sys.stdin.read().split(), given.polls_s))))
+        return
     print(f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         synced = fdatasync_ms(Path(folder))
         print(f"fdatasync of 4 KiB: {synced:.2f} ms" + ("; the disk is too slow to judge by" if synced > 2 else ""))
         found = asyncio.run(measured(Path(folder), given))
+        library = asyncio.run(alone(Path(folder) / "alone", given.starts, given.submits // 4))
+        print(f"the queue alone, as a library: {json.dumps(library)}")
     peers = {} if given.no_peers else queue_peers.measured(given.starts, given.submits // 4, SUBMITTERS)
     for name, one in peers.items():
-        one["start_ratio"] = round(one["submit_to_start_p50_ms"] / found["submit_to_start_p50_ms"], 2)
-        one["submits_ratio"] = round(found["durable_submits_per_s"] / one["submits_per_s"], 2)
+        one["start_ratio"] = round(one["submit_to_start_p50_ms"] / library["submit_to_start_p50_ms"], 2)
+        one["submits_ratio"] = round(library["submits_per_s"] / one["submits_per_s"], 2)
         print(f"{name}: {json.dumps(one)}")
-    print(json.dumps({"fdatasync_ms": round(synced, 3), **found, "peers": peers}))
+    print(json.dumps({"fdatasync_ms": round(synced, 3), **found, "alone": library, "peers": peers}))
 
 
 async def measured(folder: Path, given: argparse.Namespace) -> dict[str, float]:
@@ -90,8 +108,9 @@ async def measured(folder: Path, given: argparse.Namespace) -> dict[str, float]:
         print(f"durable submits: {len(ids) / seconds:.0f}/s with {SUBMITTERS} submitters")
         places = await positions(Caller(at), ids)
         print(f"position among {len(ids)} waiting: p50 {1000 * p(places, 50):.2f} ms for a first look, p95 {1000 * p(places, 95):.2f} ms")
-        probes, held, per_s = await polled(at, ids, given.polls_s)
-        print(f"status under {POLLERS} pollers: p50 {1000 * p(probes, 50):.2f} ms, p95 {1000 * p(probes, 95):.2f} ms; theirs {per_s:.0f}/s")
+        probes, others = await polled(at, ids, given.polls_s)
+        said = f"p50 {1000 * p(probes, 50):.2f} ms, p95 {1000 * p(probes, 95):.2f} ms; theirs {others['pollers_per_s']}/s"
+        print(f"status under {POLLERS} pollers: {said}")
         await one.close()
     return {
         "submit_to_start_p50_ms": ms(starts, 50),
@@ -100,8 +119,7 @@ async def measured(folder: Path, given: argparse.Namespace) -> dict[str, float]:
         "status_p50_ms": ms(probes, 50),
         "status_p95_ms": ms(probes, 95),
         "position_ms": ms(places, 50),
-        "pollers_per_s": round(per_s),
-        "pollers_p50_ms": ms(held, 50),
+        **others,
         "waiting": len(ids),
     }
 
@@ -131,7 +149,7 @@ async def submits(at: tuple[str, int], count: int) -> tuple[list[str], float]:
         await caller.close()
 
     began = time.perf_counter()
-    await asyncio.gather(*(submitter(count // SUBMITTERS) for _ in range(SUBMITTERS)))
+    await asyncio.gather(*(submitter(-(-count // SUBMITTERS)) for _ in range(SUBMITTERS)))
     return ids, time.perf_counter() - began
 
 
@@ -147,8 +165,24 @@ async def positions(caller: Caller, ids: list[str]) -> list[float]:
     return taken
 
 
-async def polled(at: tuple[str, int], ids: list[str], seconds: float) -> tuple[list[float], list[float], float]:
-    """Seconds of single polls while others poll, of those others' polls, and how many of theirs came in a second."""
+async def polled(at: tuple[str, int], ids: list[str], seconds: float) -> tuple[list[float], dict[str, float]]:
+    """Seconds of single polls while others poll from a process of their own; those others' figures."""
+    command = [sys.executable, __file__, "--poll", f"{at[0]}:{at[1]}", "--polls-s", str(seconds)]
+    others = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    telling = asyncio.create_task(others.communicate("\n".join(ids).encode()))
+    await asyncio.sleep(min(3.0, seconds / 3))
+    probe, taken = Caller(at), list[float]()
+    while not telling.done():
+        began = time.perf_counter()
+        await probe.status(HELD, random.choice(ids), "?wait=0")
+        taken.append(time.perf_counter() - began)
+        await asyncio.sleep(0.02)
+    await probe.close()
+    return taken, json.loads((await telling)[0])
+
+
+async def polling(at: tuple[str, int], ids: list[str], seconds: float) -> dict[str, float]:
+    """Poll as clients do; how many polls were answered in a second, and their median with the hub's hold."""
     until, held = time.perf_counter() + seconds, list[float]()
 
     async def poller(number: int) -> None:
@@ -161,17 +195,29 @@ async def polled(at: tuple[str, int], ids: list[str], seconds: float) -> tuple[l
             await asyncio.sleep(pause)
         await caller.close()
 
-    polling = [asyncio.create_task(poller(number)) for number in range(POLLERS)]
-    await asyncio.sleep(min(3.0, seconds / 3))
-    probe, taken = Caller(at), list[float]()
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        await probe.status(HELD, random.choice(ids), "?wait=0")
-        taken.append(time.perf_counter() - began)
-        await asyncio.sleep(0.02)
-    await asyncio.gather(*polling)
-    await probe.close()
-    return taken, held, len(held) / seconds
+    await asyncio.gather(*(poller(number) for number in range(POLLERS)))
+    return {"pollers_per_s": round(len(held) / seconds), "pollers_p50_ms": ms(held, 50)}
+
+
+async def alone(folder: Path, starts: int, count: int) -> queue_peers.Figures:
+    """The same queue as a library in this process, which is how the peers are used."""
+    began: dict[str, float] = {}
+
+    async def work(run: Run) -> Made:
+        began[run.body.decode()] = time.perf_counter()
+        return Made(b"{}")
+
+    with closing(Database(folder)) as database:
+        requests = Requests(database, Writer(database))
+        jobs = Jobs(requests, Results(folder), {"bench": work}, Lanes(queue_peers.AT_ONCE, lambda lane: 64), Outside(lambda error: "final"))
+        running = asyncio.create_task(jobs.run())
+        try:
+            asked = Asked("bench", "bench/now", "", "bench/now", "bench", b"")
+            return await queue_peers.figures(began, lambda name: jobs.submit(replace(asked, body=name.encode())), starts, count, SUBMITTERS)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            requests.close()
 
 
 class Caller:
