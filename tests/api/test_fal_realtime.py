@@ -323,6 +323,16 @@ def test_one_connection_too_many_is_told_to_come_back(tmp_path: Path) -> None:
         assert ask(first, a=2)["echo"] == {"a": 2}
 
 
+def test_one_caller_leaves_room_for_others(tmp_path: Path) -> None:
+    with hub(tmp_path, at_most=3, of_one=1) as site, connect(site.url(), additional_headers=HEADERS) as first:
+        assert ask(first, a=1)["echo"] == {"a": 1}
+        with connect(site.url(), additional_headers=HEADERS) as second:
+            assert told(second)["error"] == "BUSY"
+            assert ended(second)[0] == 1013
+        with connect(site.url(fal_jwt_token=site.token())) as others:
+            assert ask(others, a=2)["echo"] == {"a": 2}
+
+
 def test_tokens_are_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with hub(tmp_path) as site:

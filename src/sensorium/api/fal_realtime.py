@@ -11,7 +11,7 @@ import logging
 import time
 import traceback
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ SUFFIX: Final = "/realtime"
 WAITING: Final = fal_realtime.BUFFERING[-1]
 IDLE_S: Final = 300.0
 SEND_S: Final = 60.0  # a peer that takes nothing for so long is gone
-AT_MOST: Final = 200  # connections
+AT_MOST, OF_ONE = 200, 150  # connections; one caller leaves room for others
 REASON_BYTES: Final = 123  # what fits into a close frame
 CLEAN, REFUSED, BROKEN, TRY_LATER = 1000, 1008, 1011, 1013  # close codes of RFC 6455 and its registry
 
@@ -47,11 +47,12 @@ CLEAN, REFUSED, BROKEN, TRY_LATER = 1000, 1008, 1011, 1013  # close codes of RFC
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of one connection: bytes of a message, and of all that wait together; seconds without a message before it is closed. Of all
-    connections: how many there are at a time."""
+    connections: how many there are at a time, and how many of one caller."""
 
     message: int
     idle_s: float = IDLE_S
     at_most: int = AT_MOST
+    of_one: int = OF_ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class RealtimeDoor:
         self._apps, self._authenticate, self._tokens = apps, authenticate, tokens
         self._limits, self._public_url = limits, public_url
         self._open = 0
+        self._open_of: Counter[str] = Counter()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         http = {**scope, "method": "GET", "scheme": "https" if scope["scheme"] == "wss" else "http"}
@@ -107,11 +109,17 @@ class RealtimeDoor:
             if self._open > self._limits.at_most:
                 raise Busy(f"{self._limits.at_most} realtime connections are open; try again later")
             opened = self._opened(visit)
+            if self._open_of[visit.caller] >= self._limits.of_one:
+                raise Busy(f"{self._limits.of_one} realtime connections of this caller are open; try again later")
         except SensoriumError as error:
             await line.tell(fal_realtime.told(error, visit.request_id))
             await line.close(TRY_LATER if isinstance(error, Busy) else REFUSED, error.message)
             return
-        await Conversation(opened, line, self._limits).run()
+        self._open_of[visit.caller] += 1
+        try:
+            await Conversation(opened, line, self._limits).run()
+        finally:
+            self._open_of[visit.caller] -= 1
 
     def _opened(self, visit: Visit) -> Opened:
         """Raises Unauthorized, UnknownApp, BadRequest."""
