@@ -30,8 +30,8 @@ def jobs(url: str, *arguments: str, token: str = "sesame") -> tuple[int, list[st
 def test_requests_are_listed_as_the_token_may_see_them(url: str) -> None:
     code, lines = jobs(url, "list")
     assert (code, [line.split()[2] for line in lines[1:]]) == (0, ["r5", "r4", "r3", "r2", "r1"])
-    assert lines[2].split() == ["2027-01-15", "08:00:04.000", "r4", "alice", "fal-ai/echo", "failed", "422", "1", "0.750"]
-    assert lines[4].split()[4:] == ["fal-ai/echo", "queued", "-", "0", "-"]
+    assert lines[2].split() == ["2027-01-15", "08:00:04.000", "r4", "alice", "fal-ai/echo/sub", "failed", "422", "1", "0.750"]
+    assert lines[4].split()[4:] == ["fal-ai/echo/sub", "queued", "-", "0", "-"]
     assert [line.split()[2] for line in jobs(url, "list", token="a1:s")[1][1:]] == ["r4", "r3", "r1"]
     assert [line.split()[2] for line in jobs(url, "list", "--state", "failed,running", "--app", "fal-ai/other")[1][1:]] == ["r3"]
     some = jobs(url, "list", "-n", "1", "--after", "r4", "--caller", "alice")[1]

@@ -103,7 +103,7 @@ def stands(request: dict[str, Any]) -> str:
 
 def _lines(request: dict[str, Any]) -> list[str]:
     position = "" if request["position"] is None else f", {request['position']} before it"
-    path = f"{request['app']}{request['path']}"
+    path = _endpoint(request)
     lines = [f"request {request['id']} of {request['caller']}: {request['state']}{position}", f"  {path}, priority {request['priority']}"]
     lines += [f"  {label} {_time(request[name])}" for label, name in TIMES if request[name] is not None]
     lines.append(f"  runs {request['runs']}, of these {request['deaths']} ended with their engine")
@@ -123,7 +123,7 @@ def _row(request: dict[str, Any]) -> tuple[str, ...]:
     began, ended = request["claimed_at"], request["finished_at"]
     took = "-" if began is None or ended is None else f"{ended - began:.3f}"
     status = "-" if request["status"] is None else str(request["status"])
-    told = (_time(request["created_at"]), request["id"], request["caller"], request["app"], request["state"], status)
+    told = (_time(request["created_at"]), request["id"], request["caller"], _endpoint(request), request["state"], status)
     return (*(str(cell) for cell in told), str(request["runs"]), took)
 
 
@@ -135,3 +135,8 @@ def _hub(ctx: typer.Context) -> Hub:
     """The hub that is called; `cli` hands on how it is found."""
     found: Hub = ctx.obj()
     return found
+
+
+def _endpoint(request: dict[str, Any]) -> str:
+    """What was called: its app, and the sub-path there."""
+    return f"{request['app']}{request['path']}"
