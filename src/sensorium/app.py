@@ -34,6 +34,7 @@ from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.ledger import Ledger
+from sensorium.routing.own import Own
 from sensorium.routing.shipped import ShippedModel
 from sensorium.routing.under_way import UnderWay
 from sensorium.routing.upstream import Upstream
@@ -118,7 +119,8 @@ def build(
 
     `source` is where its settings come from; finished calls go into `calls`, without it only into the log.
     """
-    under_way, health, clock = UnderWay(send), Health(time.monotonic), time.monotonic
+    files = durable.shelf(settings, vault)
+    under_way, health, clock = UnderWay(Own(send, files.own)), Health(time.monotonic), time.monotonic
     counted = Counted()
 
     def ended(done: Record) -> None:
@@ -136,7 +138,7 @@ def build(
 
     live = LiveSettings(settings, source, take_over, time.time)
     engines = [engine] if engine else []
-    lasting = durable.build(settings, dispatch, vault)
+    lasting = durable.build(settings, dispatch, vault, files)
     jobs = lasting.jobs
     status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs, engines, clock, clock())
     metrics = Metrics(counted, status, dispatch.waiting, jobs, calls, lasting.files, lasting.outbox, lasting.webhooks)

@@ -78,17 +78,21 @@ class Durable:
                 log.warning("the database's log is not emptied: %s", error.message)
 
 
-def build(settings: Settings, dispatch: Dispatch, vault: Vault) -> Durable:
-    """All of it, in the data folder of `settings`."""
-    database, folder, signing = vault.database, settings.data_dir, Signing(vault)
-    files = Files(
-        database,
-        folder,
-        signing,
+def shelf(settings: Settings, vault: Vault) -> Files:
+    """The files, in the data folder of `settings`."""
+    return Files(
+        vault.database,
+        settings.data_dir,
+        Signing(vault),
         quota_bytes=settings.files.quota_mb * MB,
         most_bytes=settings.files.max_mb * MB,
         kept_s=settings.files.keep_days * DAY_S,
     )
+
+
+def build(settings: Settings, dispatch: Dispatch, vault: Vault, files: Files) -> Durable:
+    """All of it, in the data folder of `settings`."""
+    database, folder, signing = vault.database, settings.data_dir, Signing(vault)
     apps = Apps(dispatch, files, partial(fetch.fetch, allow=settings.server.allow_egress))
     outbox = Outbox(database)
     keys, secrets = Keys(outbox, signing), {name: webhook.secret_bytes(text) for name, text in settings.webhook_secrets.items()}

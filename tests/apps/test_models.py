@@ -11,12 +11,12 @@ from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from sensorium.apps.app import UnknownApp
-from sensorium.apps.files import MOST_TOGETHER
 from sensorium.apps.models import KINDS
 from sensorium.apps.openapi import ORDER
 from sensorium.errors import AddressRefused, BadRequest, BodyTooLarge, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.catalog import Catalog
+from sensorium.routing.own import MOST_TOGETHER
 from sensorium.wire import multipart
 from sensorium.wire.fal_errors import Refused
 from tests.api.hubs import form_of

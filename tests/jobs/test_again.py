@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.errors import Cause
-from sensorium.jobs.again import MOST_RUNS, Again, after
+from sensorium.jobs.again import MOST_RUNS, Again, after, kept
 from sensorium.jobs.request import Made, Request, Rules, State
 from sensorium.jobs.run import Run
 from tests.jobs.queues import ASKED, Failed, queue
@@ -37,7 +37,6 @@ TABLE: list[tuple[Cause, int, int, Rules, float | None, Again | None]] = [
     ("timeout", 1, 0, Rules(), None, Again(0.5)),
     ("timeout", 1, 0, CAPPED, None, None),
     ("server_error", 2, 0, CAPPED, None, Again(1.0)),
-    ("server_error", 3, 0, CAPPED, None, None),
     ("death", 1, 0, Rules(), None, Again(0.0, death=1)),
     ("death", 2, 1, Rules(), None, None),
     ("death", 1, 0, NO_RETRY, None, None),
@@ -58,6 +57,40 @@ def test_the_table(cause: Cause, runs: int, deaths: int, rules: Rules, retry_aft
     assert after(cause, replace(ROW, runs=runs, deaths=deaths, rules=rules), 0.5, retry_after, NOW) == follows
 
 
+CAPS: list[tuple[Rules, list[Cause], list[Cause], bool]] = [
+    # rules, how the runs before ended, how they end in addition, whether another run follows on the last
+    (CAPPED, [], ["server_error", "server_error"], True),
+    (CAPPED, [], ["server_error", "server_error", "server_error"], False),
+    (CAPPED, ["connection_error"] * 5, ["server_error", "server_error"], True),
+    (CAPPED, ["connection_error"] * 5, ["server_error", "server_error", "server_error"], False),
+    (CAPPED, ["server_error", "connection_error", "server_error"], ["connection_error"], True),
+    (CAPPED, ["server_error", "connection_error", "busy", "server_error", "busy"], ["server_error"], False),
+    (CAPPED, ["server_error", "death", "server_error"], ["connection_error", "server_error"], False),
+    (CAPPED, ["server_error"], ["timeout"], False),
+    (Rules(retries={"connection_error": 1, "timeout": 1, "server_error": 1}), ["timeout", "server_error"], ["connection_error"], True),
+    (Rules(retries={"connection_error": 1, "timeout": 1, "server_error": 1}), ["timeout", "server_error"], ["timeout"], False),
+    (Rules(retries={"timeout": 99}), ["timeout"] * 8, ["timeout"], True),
+    (Rules(retries={"timeout": 99}), ["timeout"] * 9, ["timeout"], False),
+]
+
+
+@pytest.mark.parametrize(("rules", "before", "then", "follows"), CAPS)
+def test_each_class_of_failure_has_a_cap_of_its_own(rules: Rules, before: list[Cause], then: list[Cause], follows: bool) -> None:
+    request, again, ends = replace(ROW, rules=rules, runs=0), Again(0.0), [*before, *then]
+    for number, cause in enumerate(ends, 1):
+        request = replace(request, runs=request.runs + 1)
+        found = after(cause, request, 0.5, None, NOW)
+        assert (found is not None) == (number < len(ends) or follows)
+        again = found or again
+        counts = request.runs - 1 + again.run, request.deaths + again.death
+        request = replace(request, told=kept(request, cause, again, NOW), runs=counts[0], deaths=counts[1])
+
+
+def test_a_run_that_is_given_back_counts_for_no_class() -> None:
+    told = kept(ROW, "timeout", Again(1.0), NOW)
+    assert kept(replace(ROW, told=told), "given back", Again(0.0, run=0), NOW) == told == {"failed": {"timeout": 1}}
+
+
 @given(st.integers(1, MOST_RUNS - 1), st.floats(0, 1))
 def test_tries_spread_by_a_quarter(runs: int, chance: float) -> None:
     middle = min(0.5 * 2 ** (runs - 1), 60.0)
@@ -76,6 +109,24 @@ CAUSES: list[tuple[list[Cause], State, int, int, int]] = [
     (["death", "death"], State.FAILED, 2, 1, 2),
     (["server_error"] * 10, State.FAILED, 10, 0, 10),
 ]
+
+
+def test_the_queue_counts_every_class_for_itself(tmp_path: Path) -> None:
+    causes: list[Cause] = ["connection_error", "connection_error", "server_error", "timeout", "server_error"]
+    clock, asked = Clock(), replace(ASKED, rules=Rules(retries={"server_error": 1, "connection_error": 2}))
+
+    async def work(run: Run) -> Made:
+        raise Failed(causes[run.request.attempt - 1])
+
+    async def beside() -> None:
+        async with queue(tmp_path, work, clock=clock) as jobs:
+            found, _ = await jobs.submit(asked)
+            while not found.done:
+                clock.now += 61.0 if found.state is State.DELAYED else 0.0
+                found = await jobs.changed(found, 0.01)
+            assert (found.state, found.attempt, "failed" in found.told) == (State.FAILED, 5, False)
+
+    asyncio.run(beside())
 
 
 @pytest.mark.parametrize(("causes", "state", "runs", "deaths", "attempts"), CAUSES)

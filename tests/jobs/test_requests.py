@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from sensorium.jobs.again import MOST_RUNS
 from sensorium.jobs.request import Made, Request, State, UnknownRequest
-from sensorium.jobs.requests import Requests, new_id
-from sensorium.jobs.results import Results
+from sensorium.jobs.requests import BATCH, Requests, new_id
+from sensorium.jobs.results import Results, input_name
 from tests.jobs.queues import claimed, put, table
 from tests.store.vaults import Clock
 
@@ -157,12 +158,59 @@ def test_ids_sort_by_their_time() -> None:
     assert all(id[14] == "7" and id[19] in "89ab" and len(id) == 36 for id in ids)
 
 
+def test_the_sweep_at_start_asks_only_for_what_lies_there(tmp_path: Path) -> None:
+    clock, results = Clock(), Results(tmp_path)
+
+    async def does(requests: Requests) -> None:
+        rows = [await put(requests) for _ in range(3)]
+        (gone,) = [await requests.finish(run, State.FAILED, DONE, kept_s=5.0) for run in await claimed(requests)]
+        clock.now += 6.0
+        await requests.expire(1e6)
+        assert gone is not None
+        for name in (rows[1].id, input_name(rows[1].id), gone.id, *(f"nobody-{number}" for number in range(2 * BATCH))):
+            (tmp_path / "results" / name).write_bytes(b"1")
+        searcher, asked = requests._database._searcher, list[str]()
+        searcher.set_trace_callback(asked.append)
+        results.sweep(requests.kept)
+        searcher.set_trace_callback(None)
+        assert {path.name for path in (tmp_path / "results").iterdir()} == {rows[1].id, input_name(rows[1].id)}
+        assert len(asked) == 3 and rows[2].id not in " ".join(asked)
+        plans = [row[3] for sql in asked for row in requests._database.read(f"EXPLAIN QUERY PLAN {sql}")]
+        assert plans and all(plan.startswith("SEARCH requests USING INDEX") and "(id=?)" in plan for plan in plans)
+
+    on(tmp_path, does, clock)
+
+
+def test_an_empty_folder_costs_no_query(tmp_path: Path) -> None:
+    async def does(requests: Requests) -> None:
+        await put(requests)
+        asked = list[str]()
+        requests._database._searcher.set_trace_callback(asked.append)
+        Results(tmp_path).sweep(requests.kept)
+        assert not asked
+
+    on(tmp_path, does)
+
+
 def test_results_are_whole_or_absent(tmp_path: Path) -> None:
     results = Results(tmp_path)
     results.put("one", 1, b"film")
     (tmp_path / "results" / "two.1.part").write_bytes(b"half")
     results.put("three", 1, b"unknown")
-    results.sweep({"one"})
+    results.put("one.in", 1, b"input")
+    results.put("one.spool", 1, b"end")
+    results.put("three.in", 1, b"unknown input")
+    Path(os.fsdecode(bytes(tmp_path / "results") + b"/\xff\xe9")).write_bytes(b"not ours")
+    asked = list[set[str]]()
+
+    def kept(ids: Collection[str]) -> set[str]:
+        asked.append(set(ids))
+        return {"one"}
+
+    results.sweep(kept)
+    assert asked == [{"one", "one.spool", "two.1.part", "three"}]
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["one", "one.in"]
+    results.remove(["one.in"])
     assert [results.get(name) for name in ("one", "two", "three")] == [b"film", None, None]
     results.remove(["one", "never"])
     assert list((tmp_path / "results").iterdir()) == []
@@ -263,7 +311,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(verbs: list[tuple[str, int]]) ->
                 before = last.get(id, found)
                 assert (found.state, found.ver >= before.ver, found.attempt >= before.attempt) == (state[id], True, True)
                 last[id] = found
-        assert requests.ids() == set(state)
+        assert requests.kept({*state, "never"}) == set(state)
         counts_ = tuple(sum(one in which for one in state.values()) for which in ((State.QUEUED, State.DELAYED), (State.RUNNING,)))
         assert requests.standing() == counts_
 

@@ -10,12 +10,11 @@ from typing import Any, Final, Protocol
 
 from sensorium.apps.app import Task
 from sensorium.errors import BodyTooLarge, SensoriumError
+from sensorium.routing.own import MOST_BYTES, MOST_TOGETHER
 from sensorium.wire import dataurl, picture
 from sensorium.wire.fal_errors import INPUT_SHOWN, Refused, detail
 from sensorium.wire.lifecycle import KEPT, Lifecycle
 
-MOST_BYTES: Final = 32 * 1024 * 1024  # of a file inside an input
-MOST_TOGETHER: Final = 64 * 1024 * 1024  # of all files of ours inside one: a short link may stand there a thousand times
 UNREACHABLE: Final = "Failed to download the file. Please check if the URL is accessible and try again."
 TOO_LARGE: Final = "File too large"
 

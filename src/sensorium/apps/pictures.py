@@ -7,8 +7,9 @@ import re
 from typing import Final
 
 from sensorium.apps.app import Task
-from sensorium.apps.files import MOST_BYTES, UNREACHABLE, too_large
+from sensorium.apps.files import UNREACHABLE, too_large
 from sensorium.errors import SensoriumError
+from sensorium.routing.own import MOST_BYTES
 from sensorium.wire.fal_errors import Refused, detail
 
 UNREADABLE, TOO_MANY_PIXELS = "Image load error", "Image too large"

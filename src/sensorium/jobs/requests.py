@@ -24,7 +24,7 @@ from sensorium.store.files import disown
 from sensorium.store.writer import Writer
 
 KEY_S = 86_400.0  # how long an idempotency key is remembered
-BATCH = 500  # rows of one deletion
+BATCH = 500  # rows of one deletion or one look-up
 # All that wait, through the indexes of both states: `state IN (0, 2)` would read every request there ever was.
 WAITING = "(SELECT * FROM requests WHERE state = 0 UNION ALL SELECT * FROM requests WHERE state = 2)"
 ROW_S = 90 * 86_400.0  # how long a row stays without its payload
@@ -329,9 +329,14 @@ class Requests:
         found = self._database.search(f"SELECT lane, prio, vtag, seq FROM {WAITING}")
         return [(lane, (prio, vtag, seq)) for lane, prio, vtag, seq in found]
 
-    def ids(self) -> set[str]:
-        """Every request whose payload is kept."""
-        return {row[0] for row in self._database.search("SELECT id FROM requests WHERE payload_gone = 0")}
+    def kept(self, ids: Collection[str]) -> set[str]:
+        """Those of these requests whose payload is kept; a batch of them is one look into the index of ids."""
+        asked, found = list(ids), set[str]()
+        for start in range(0, len(asked), BATCH):
+            batch = asked[start : start + BATCH]
+            sql = f"SELECT id FROM requests WHERE id IN ({', '.join('?' * len(batch))}) AND payload_gone = 0"
+            found.update(id for (id,) in self._database.search(sql, *batch))
+        return found
 
     def waiting(self) -> list[tuple[str, str, int, float, float]]:
         """(lane, caller, how many, their smallest and their largest tag) of all that wait, also those that are delayed."""

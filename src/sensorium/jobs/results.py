@@ -7,7 +7,7 @@ two writes finishes the request from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sensorium.jobs.request import Made, Request
 from sensorium.store.objects import synced
 
 FOLDER = "results"
+INPUT = ".in"  # the ending of an input's name
 
 
 class Spooled(msgspec.Struct):
@@ -85,16 +86,19 @@ class Results:
         for id in ids:
             (self._folder / id).unlink(missing_ok=True)
 
-    def sweep(self, known: Collection[str]) -> None:
-        """Delete what belongs to no known request: what a hub that died was writing, or about to delete."""
-        for file in self._folder.iterdir():
-            if file.name not in known:
-                file.unlink(missing_ok=True)
+    def sweep(self, kept: Callable[[Collection[str]], Collection[str]]) -> None:
+        """Delete what belongs to no request: what a hub that died was writing, or about to delete. `kept` says of some ids which have a
+        payload; it is asked about those only of which something lies here."""
+        lying = {name: name.removesuffix(INPUT) for name in os.listdir(self._folder)}
+        known = kept({id for id in lying.values() if id.isascii()})  # of other names none is ours, and not all are text
+        for name, id in lying.items():
+            if id not in known:
+                (self._folder / name).unlink(missing_ok=True)
 
 
 def input_name(id: str) -> str:
     """The file of a request's input."""
-    return f"{id}.in"
+    return f"{id}{INPUT}"
 
 
 def _spool(id: str) -> str:

@@ -208,8 +208,7 @@ class Runner:
 
     async def _begin(self) -> None:
         await self._recover(())
-        known = await asyncio.to_thread(self.requests.ids)
-        await asyncio.to_thread(self.results.sweep, known | {input_name(id) for id in known})
+        await asyncio.to_thread(self.results.sweep, self.requests.kept)
         waiting, keys = await asyncio.to_thread(self.requests.waiting), await asyncio.to_thread(self.requests.keys)
         self.places.load(keys)  # from here on nothing can fail, or the next try would count twice
         for lane, caller, count, _, most in waiting:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from sensorium import failpoints
 from sensorium.errors import SensoriumError
 from sensorium.jobs import endings
-from sensorium.jobs.again import THROTTLED, Again, after, throttled
+from sensorium.jobs.again import Again, after, kept
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.policy import Outside
 from sensorium.jobs.request import Made, Request, State
@@ -113,8 +113,7 @@ class Settling:
         if again.cools:
             self._lanes.cool(request.lane, until)
         lines, counts = await run.last_lines(), {"run": again.run, "death": again.death}
-        since, times = throttled(request, self._requests.now())
-        told = {THROTTLED: (since, times + 1)} if again.cools else {}
+        told = kept(request, outcome, again, self._requests.now())
         left = await self._insisting(lambda: self._requests.delay(request, until, outcome, lines, self._kept_s, told=told, **counts))
         run.lines.close()
         if left is not None:
