@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sensorium.jobs import outbox as outboxes
 from sensorium.jobs.outbox import BATCH, Delivery, Notification, Outbox, State
-from sensorium.jobs.retries import LONGEST_S
+from sensorium.jobs.webhook_tries import LONGEST_S
 from sensorium.store.database import Database
 from tests.store.vaults import Clock
 

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from sensorium.jobs import outbox as outboxes
 from sensorium.jobs.outbox import Delivery, Notification, Outbox, State
-from sensorium.jobs.retries import DELAYS_S
 from sensorium.jobs.webhook_keys import Keys
+from sensorium.jobs.webhook_tries import DELAYS_S
 from sensorium.jobs.webhooks import Way, Webhooks
 from sensorium.store.database import Database, StoreUnavailable
 from sensorium.store.masterkey import KeyFile

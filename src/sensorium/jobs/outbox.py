@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-from sensorium.jobs import retries
+from sensorium.jobs import webhook_tries
 from sensorium.store.database import Connection, Database
 
 BATCH: Final = 500  # rows that one transaction deletes
@@ -178,7 +178,7 @@ class Outbox:
             late = db.execute(
                 "UPDATE outbox SET state = 2, ended_at = ? WHERE seq IN"
                 " (SELECT seq FROM outbox WHERE state = 0 AND asked_at < ? ORDER BY asked_at LIMIT ?)",
-                (now, now - max(kept_s, retries.LONGEST_S), BATCH),
+                (now, now - max(kept_s, webhook_tries.LONGEST_S), BATCH),
             ).rowcount
             old = db.execute(
                 "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE state > 0 AND ended_at < ? ORDER BY ended_at LIMIT ?)",

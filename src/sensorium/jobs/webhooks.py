@@ -22,7 +22,7 @@ from yarl import URL
 from sensorium import __version__, egress, failpoints
 from sensorium.errors import AddressRefused, SensoriumError
 from sensorium.exchange import JSON
-from sensorium.jobs import receivers, retries
+from sensorium.jobs import receivers, webhook_tries
 from sensorium.jobs.outbox import BATCH, Delivery, Notification, Outbox
 from sensorium.jobs.webhook_keys import Keys
 from sensorium.routing.breaker import Breaker, Trip
@@ -200,7 +200,7 @@ class Webhooks:
             await self._record(notification, _Answer(error="the request runs again, or is known no more"), began, last=True)
             return False
         answer = await self._asked(notification, *signed)
-        taken = retries.taken(answer.status)
+        taken = webhook_tries.taken(answer.status)
         if taken:
             place.breaker.succeeded()
         else:
@@ -276,16 +276,16 @@ class Webhooks:
         failpoints.reach("webhook_sent")
         now = self._now()
         delivery = Delivery(began, answer.address, answer.status, 1000 * (now - began), answer.reply, answer.error)
-        said = retries.retry_after_s(answer.retry_after, now)
-        wait = None if last else retries.delay_s(tried.tries + 1, answer.status, said, self._chance())
-        due_at = None if wait is None or now + wait > tried.asked_at + retries.LONGEST_S else now + wait
+        said = webhook_tries.retry_after_s(answer.retry_after, now)
+        wait = None if last else webhook_tries.delay_s(tried.tries + 1, answer.status, said, self._chance())
+        due_at = None if wait is None or now + wait > tried.asked_at + webhook_tries.LONGEST_S else now + wait
         while True:
             try:
-                if retries.taken(answer.status):
+                if webhook_tries.taken(answer.status):
                     await asyncio.to_thread(self._outbox.delivered, tried, delivery)
                     self.tries["delivered"] += 1
                 else:
-                    await asyncio.to_thread(self._outbox.failed, tried, delivery, due_at, answer.status == retries.GONE)
+                    await asyncio.to_thread(self._outbox.failed, tried, delivery, due_at, answer.status == webhook_tries.GONE)
                     self.tries["given_up" if due_at is None else "failed"] += 1
                 return
             except SensoriumError as error:

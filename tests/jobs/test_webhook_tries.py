@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensorium.jobs.retries import DELAYS_S, delay_s, retry_after_s, taken
+from sensorium.jobs.webhook_tries import DELAYS_S, delay_s, retry_after_s, taken
 
 NOW = 1767225600.0  # 2026-01-01 00:00:00 UTC
 
