@@ -147,7 +147,7 @@ def test_a_result_that_cannot_be_read_now_is_no_fault_of_the_hub(tmp_path: Path,
     over(tmp_path, does)
 
 
-@pytest.mark.parametrize("method", ["recover", "ids", "waiting", "keys"])
+@pytest.mark.parametrize("method", ["recover", "kept", "waiting", "keys"])
 @pytest.mark.parametrize("error", [StoreUnavailable("locked"), OSError(13, "Permission denied"), ValueError("a row that cannot be read")])
 def test_the_queue_starts_when_the_disk_can_be_used(tmp_path: Path, method: str, error: Exception) -> None:
     async def waits(jobs: Jobs) -> None:
