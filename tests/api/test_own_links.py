@@ -44,6 +44,7 @@ def place(folder: Path, inline_urls: bool = False) -> Iterator[Place]:
     with serving(provider) as at, opened(folder) as vault:
         table = {
             "talk": {"kind": "openai", "base_url": f"{at}/v1", "models": [{"id": "good", "vision": True, "inline_urls": inline_urls}]},
+            "paint": {"kind": "genai", "base_url": f"{at}/v1/genai", "models": [{"id": "my/editor", "modality": "image", "edit": True}]},
             "claude": {"kind": "anthropic", "base_url": f"{at}/v1", "models": [{"id": "claude", "vision": True}]},
         }
         configured = Settings.model_validate({"local": {"enabled": False}, "providers": table, "server": {"data_dir": folder}})
@@ -101,6 +102,14 @@ def test_the_media_door_does_so(at: Place) -> None:
     body = {"prompt": "What is this?", "image": uploaded(at), "model": "good"}
     assert at.hub.json("POST", "/v1/media/image.understand", body)[0] == 200
     assert at.sent()["messages"][0]["content"][1] == {"type": "image_url", "image_url": {"url": DATA}}
+
+
+@pytest.mark.parametrize("named", ["image", "images"])
+def test_an_edit_in_json_does_so(at: Place, named: str) -> None:
+    url = uploaded(at)
+    given = [{"image_url": url}] if named == "images" else url
+    assert at.hub.json("POST", "/v1/images/edits", {"model": "my/editor", "prompt": "blue", named: given})[0] == 200
+    assert at.sent()["image"] == DATA
 
 
 def test_an_altered_link_is_refused_before_anybody_is_asked(at: Place) -> None:
