@@ -121,6 +121,14 @@ def test_stream_with_a_token_in_the_address(rig: Rig, node: Node) -> None:
     assert is_whole(told["done"])
 
 
+def test_tokens_of_the_applications_own(rig: Rig, node: Node) -> None:
+    told = node(rig, "fetch", "stream", json.dumps({"connectionMode": "client", "input": asked(), "provided": True}))
+    assert is_whole(told["done"]) and told["tokens"] == [f"{APP}/stream"]
+    told = node(rig, "fetch", "realtime", json.dumps({"inputs": [asked()], "bad": {"prompt": "no picture"}, "provided": True}))
+    assert [one["output"] for one in told["results"]] == [WHOLE]
+    assert told["tokens"] == [f"{APP}/realtime"]
+
+
 def test_a_stream_that_is_refused(call: Node) -> None:
     told = call("refused_stream", input=asked(max_tokens=0))
     assert (told["validation"], told["status"], told["fieldErrors"][0]["type"]) == (True, 422, "greater_than_equal")
@@ -203,6 +211,12 @@ def test_a_webhook(call: Node, rig: Rig, node: Node) -> None:
     assert (body["request_id"], body["status"], is_whole(body["payload"])) == (told["request_id"], "OK", True)
     assert hook["headers"]["x-fal-webhook-request-id"] == told["request_id"]
     assert len(hook["headers"]["x-fal-webhook-signature"]) == 128
+
+
+@pytest.mark.parametrize("wanted", [{"expiresIn": "1h"}, {"expiresIn": 3600, "initialAcl": {"default": "forbid", "rules": []}}])
+def test_how_long_outputs_live(call: Node, wanted: dict[str, Any]) -> None:
+    assert is_whole(call("run", input=asked(), storageSettings=wanted)["data"])
+    assert call("submit", options={"input": asked(), "storageSettings": wanted})["status"] == "IN_QUEUE"
 
 
 def test_one_of_low_priority_lets_others_pass(call: Node, rig: Rig) -> None:

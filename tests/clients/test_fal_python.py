@@ -109,6 +109,13 @@ def test_run(client: fal_client.SyncClient) -> None:
     assert with_async(lambda one: one.run(APP, asked()))["output"] == WHOLE
 
 
+def test_run_by_get(client: fal_client.SyncClient) -> None:
+    """The client sends no input by GET: the app says what it lacks."""
+    with pytest.raises(fal_client.FalClientHTTPError) as refused:
+        client.run(APP, asked(), method="GET")
+    assert (refused.value.status_code, refused.value.message[0]["type"]) == (422, "missing")
+
+
 def test_submit_status_result(client: fal_client.SyncClient, here: Rig) -> None:
     gate = next(names)
     handle = client.submit(APP, asked(WAIT + gate), hint="lora-1", priority="normal", start_timeout=30)

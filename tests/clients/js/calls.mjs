@@ -1,7 +1,7 @@
 // Every call of the official client, each with what its user sees. `input` and names of gates come from the test.
 import { createHash } from "node:crypto";
 import { ApiError, ValidationError, fal } from "@fal-ai/client";
-import { configure } from "./ways.mjs";
+import { HUB, configure } from "./ways.mjs";
 
 const APP = process.env.APP;
 const SITE = process.env.SITE;
@@ -139,13 +139,25 @@ export async function unknown_request({ requestId }) {
   return told;
 }
 
-export async function stream({ connectionMode, input }) {
-  const stream = await fal.stream(APP, { input, connectionMode });
+// What an application's own server does for its pages: a token for one app.
+const tokens = [];
+async function tokenProvider(app) {
+  tokens.push(app);
+  const reply = await fetch(`${HUB}/fal/rest/tokens/`, {
+    method: "POST",
+    headers: { authorization: `Key ${process.env.KEY}`, "content-type": "application/json" },
+    body: JSON.stringify({ allowed_apps: [app.split("/")[1]], token_expiration: 60 }),
+  });
+  return reply.json();
+}
+
+export async function stream({ connectionMode, input, provided }) {
+  const stream = await fal.stream(APP, { input, connectionMode, ...(provided && { tokenProvider }) });
   const events = [];
   for await (const event of stream) {
     events.push(event);
   }
-  return { events, done: await stream.done(), requestId: stream.requestId };
+  return { events, done: await stream.done(), requestId: stream.requestId, tokens };
 }
 
 export async function refused_stream({ input }) {
@@ -160,13 +172,14 @@ export async function aborted_stream({ gate, input }) {
   return { partial: await stream.done(), left: await left(gate) };
 }
 
-export async function realtime({ inputs, bad }) {
+export async function realtime({ inputs, bad, provided }) {
   const results = [];
   const errors = [];
   let settle;
   const connection = fal.realtime.connect(APP, {
     throttleInterval: 0,
     maxBuffering: 2,
+    ...(provided && { tokenProvider, tokenExpirationSeconds: 60 }),
     onResult: (result) => settle(results.push(result)),
     onError: (error) => settle(errors.push(shown(error))),
   });
@@ -177,7 +190,7 @@ export async function realtime({ inputs, bad }) {
   }
   settle = () => {};
   connection.close();
-  return { results, errors };
+  return { results, errors, tokens };
 }
 
 const sha = (bytes) => createHash("sha256").update(bytes).digest("hex");
