@@ -47,6 +47,29 @@ class Target:
     port: int
     url: str
 
+    @property
+    def netloc(self) -> str:
+        """Host and port as a Host header says them: the port only where it is not the scheme's own."""
+        return bracketed(self.host) if self.port == PORTS[self.scheme] else f"{bracketed(self.host)}:{self.port}"
+
+    def at(self, address: str) -> str:
+        """The same URL on one of its checked addresses."""
+        return f"{self.scheme}://{bracketed(address)}:{self.port}/{self.url.partition('://')[2].partition('/')[2]}"
+
+    def listed(self, allow: Collection[str]) -> bool:
+        """Whether the operator's list of "host:port" names it."""
+        return listed(self.host, self.port, allow)
+
+
+def bracketed(host: str) -> str:
+    """A name or an address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def listed(host: str, port: int, allow: Collection[str]) -> bool:
+    """Whether `allow`, entries of "host:port" in lower case or not, names this host and port."""
+    return f"{bracketed(host)}:{port}".lower() in {entry.lower() for entry in allow}
+
 
 def target(url: str) -> Target:
     """Take a URL apart, without resolving anything.
@@ -65,12 +88,11 @@ def target(url: str) -> Target:
         raise AddressRefused(f"only http and https URLs are called, not {parts.scheme[:20] or 'one without a scheme'}")
     if parts.username is not None or parts.password is not None:
         raise AddressRefused("a URL that carries a user name or password is not called")
-    shown = host if ":" not in host else f"[{host}]"
     if not (_is_address(host) or _HOST.fullmatch(host)) or port == 0:
         raise AddressRefused("not a proper URL: the host or port cannot be read")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     port = port or PORTS[parts.scheme]
-    return Target(parts.scheme, host, port, f"{parts.scheme}://{shown}:{port}{path}")
+    return Target(parts.scheme, host, port, f"{parts.scheme}://{bracketed(host)}:{port}{path}")
 
 
 def refusal(address: Address) -> str | None:
@@ -106,8 +128,8 @@ async def check(host: str, port: int, allow: Collection[str], resolve: Resolve |
     cannot be resolved.
     """
     found = [host] if _is_address(host) else await _resolved(host, port, resolve or by_system)
-    name = f"{host if ':' not in host else f'[{host}]'}:{port}"
-    if name.lower() in {entry.lower() for entry in allow}:
+    name = f"{bracketed(host)}:{port}"
+    if listed(host, port, allow):
         if any(text != host and is_metadata(ipaddress.ip_address(text)) for text in found):
             raise AddressRefused(f"{name} is not called: it leads to a cloud metadata address")
         return found

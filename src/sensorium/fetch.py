@@ -51,18 +51,17 @@ async def _get(target: egress.Target, addresses: list[str]) -> bytes | str:
     # Start-up cost: a quarter of a second and ten megabytes, for something that most engines never do.
     import aiohttp
 
-    name = f"[{target.host}]" if ":" in target.host else target.host
-    plain = target.port == egress.PORTS[target.scheme]
-    headers = {"host": name if plain else f"{name}:{target.port}", "user-agent": "sensorium"}
+    headers = {"host": target.netloc, "user-agent": "sensorium"}
     headers |= {"accept": "image/*, */*;q=0.5", "accept-encoding": "identity"}
-    path = target.url.partition("://")[2].partition("/")[2]
     failure = ""
     for address in addresses:
-        url = f"{target.scheme}://{f'[{address}]' if ':' in address else address}:{target.port}/{path}"
         jar, connector = aiohttp.DummyCookieJar(), aiohttp.TCPConnector(force_close=True)
         session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, auto_decompress=False)
         try:
-            async with session, session.get(url, headers=headers, allow_redirects=False, server_hostname=target.host) as response:
+            async with (
+                session,
+                session.get(target.at(address), headers=headers, allow_redirects=False, server_hostname=target.host) as response,
+            ):
                 return await _answer(response, target.host)
         except aiohttp.ClientConnectorError as error:
             failure = type(error).__name__

@@ -13,8 +13,8 @@ from typing import Final
 
 from sensorium import egress
 from sensorium.errors import AddressRefused
+from sensorium.wire.fal_submit import LONGEST_URL
 
-LONGEST: Final = 4096  # characters of a URL
 _METADATA_NAMES: Final = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 _ENDS_IN_A_NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # URL standard: such a host is an IPv4 address, in odd spelling
 
@@ -22,17 +22,17 @@ _ENDS_IN_A_NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # URL
 def receiver(url: str, allow: Collection[str]) -> egress.Target:
     """Where a URL leads, checked as far as it can be without resolving its name.
 
-    `allow` holds "host:port" entries, in lower case or not. Raises AddressRefused.
+    `allow` holds "host:port" entries. Raises AddressRefused.
     """
-    if len(url) > LONGEST:
-        raise AddressRefused(f"a URL of {len(url)} characters is not called, only up to {LONGEST}")
+    if len(url) > LONGEST_URL:
+        raise AddressRefused(f"a URL of {len(url)} characters is not called, only up to {LONGEST_URL}")
     target = egress.target(url)
     literal = _literal(target.host)
     if "%" in target.host or (literal is None and _ENDS_IN_A_NUMBER.fullmatch(target.host)):
         raise AddressRefused("not a proper URL: its host is no name and no address in its usual spelling")
     if target.host in _METADATA_NAMES or (literal is not None and egress.is_metadata(literal)):
         raise AddressRefused(f"{target.host} is not called: it leads to a cloud metadata address")
-    if _listed(target, allow):
+    if target.listed(allow):
         return target
     reason = egress.refusal(literal) if literal is not None else None
     if reason is not None:
@@ -48,11 +48,6 @@ async def addresses(target: egress.Target, allow: Collection[str], resolve: egre
     if any(egress.is_metadata(ipaddress.ip_address(text)) for text in found):
         raise AddressRefused(f"{target.host} is not called: it leads to a cloud metadata address")
     return found
-
-
-def _listed(target: egress.Target, allow: Collection[str]) -> bool:
-    name = f"[{target.host}]" if ":" in target.host else target.host
-    return f"{name}:{target.port}" in {entry.lower() for entry in allow}
 
 
 def _literal(host: str) -> egress.Address | None:

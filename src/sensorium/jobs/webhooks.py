@@ -241,14 +241,17 @@ class Webhooks:
         except AddressRefused as error:
             answer.error = error.message
             return
-        name = f"[{target.host}]" if ":" in target.host else target.host
-        host = name if target.port == egress.PORTS[target.scheme] else f"{name}:{target.port}"
-        lines = {**said, "host": host, "content-type": JSON, "user-agent": f"sensorium/{__version__}", "accept-encoding": "identity"}
-        path = "".join(letter if letter.isascii() else quote(letter) for letter in target.url.partition("://")[2].partition("/")[2])
+        lines = {
+            **said,
+            "host": target.netloc,
+            "content-type": JSON,
+            "user-agent": f"sensorium/{__version__}",
+            "accept-encoding": "identity",
+        }
         for address in found:
             answer.address = address
-            shown = f"[{address}]" if ":" in address else address
-            at = URL(f"{target.scheme}://{shown}:{target.port}/{path}", encoded=True)  # as the caller wrote it
+            plain = "".join(letter if letter.isascii() else quote(letter) for letter in target.at(address))
+            at = URL(plain, encoded=True)  # as the caller wrote it
             try:
                 await self._read(at, body, lines, target.host, answer)
                 return
