@@ -9,10 +9,10 @@ from pathlib import Path
 from sensorium import durable
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Outside
 from sensorium.jobs.request import Asked, Made, State
 from sensorium.jobs.requests import Requests
 from sensorium.jobs.results import Results
-from sensorium.jobs.runner import Outside
 from sensorium.routing.repeat import verdict
 from sensorium.store.database import Database
 from sensorium.store.writer import Writer

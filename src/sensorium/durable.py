@@ -18,11 +18,11 @@ from sensorium.jobs.calls import WORK, CallWork
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.outbox import Outbox
+from sensorium.jobs.policy import Outside, Policy
 from sensorium.jobs.request import State, UnknownRequest
 from sensorium.jobs.requests import Requests
 from sensorium.jobs.results import Results
 from sensorium.jobs.run import Work
-from sensorium.jobs.runner import Outside, Policy
 from sensorium.jobs.share import Shares
 from sensorium.jobs.webhook_keys import Keys
 from sensorium.jobs.webhooks import Way, Webhooks

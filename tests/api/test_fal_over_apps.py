@@ -18,9 +18,9 @@ from sensorium.api.router import Router
 from sensorium.apps import flux, nemotron, queued
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Outside
 from sensorium.jobs.requests import Requests
 from sensorium.jobs.results import Results
-from sensorium.jobs.runner import Outside
 from sensorium.routing.call import Call, Route
 from sensorium.routing.repeat import verdict
 from sensorium.store.database import Database

@@ -22,9 +22,9 @@ from sensorium.apps.app import Output, Task
 from sensorium.errors import Unavailable
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Outside
 from sensorium.jobs.requests import Requests
 from sensorium.jobs.results import Results
-from sensorium.jobs.runner import Outside
 from sensorium.routing.repeat import verdict
 from sensorium.store.database import Database
 from sensorium.store.writer import Writer

@@ -14,11 +14,11 @@ from sensorium.errors import Cause, SensoriumError
 from sensorium.jobs import runner
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Outside, Policy
 from sensorium.jobs.request import Asked, Made, Request, Rules
 from sensorium.jobs.requests import Requests, new_id
 from sensorium.jobs.results import Results
 from sensorium.jobs.run import Run, Work
-from sensorium.jobs.runner import Outside, Policy
 from sensorium.jobs.share import Shares
 from sensorium.store.database import Database
 from sensorium.store.writer import Writer

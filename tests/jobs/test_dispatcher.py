@@ -17,10 +17,10 @@ from sensorium.errors import Busy
 from sensorium.jobs import runner
 from sensorium.jobs.dispatcher import Jobs, failure
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Policy
 from sensorium.jobs.request import Made, NotRepeatable, State, UnknownRequest
 from sensorium.jobs.results import input_name
 from sensorium.jobs.run import Run
-from sensorium.jobs.runner import Policy
 from sensorium.store.database import StoreUnavailable
 from tests.jobs.queues import ASKED, Failed, Gate, Told, answered, counted, failing, placed, queue, stored, unkept, until
 from tests.store.vaults import Clock

@@ -13,9 +13,10 @@ import pytest
 
 from sensorium.jobs.again import THROTTLED_S
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Policy
 from sensorium.jobs.request import Made, Request, State
 from sensorium.jobs.run import Run
-from sensorium.jobs.runner import SLOW_TICK_S, Policy
+from sensorium.jobs.runner import SLOW_TICK_S
 from tests.jobs.queues import ASKED, Failed, Gate, put, queue, table, until
 from tests.store.vaults import Clock
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sensorium.jobs.lanes import Lanes
+from sensorium.jobs.policy import Policy
 from sensorium.jobs.request import LOW, Made, Request, State
 from sensorium.jobs.run import Run
-from sensorium.jobs.runner import Policy
 from tests.jobs.queues import ASKED, queue, until
 from tests.store.vaults import Clock
 

@@ -12,11 +12,11 @@ import pytest
 from sensorium.jobs.dispatcher import Jobs
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
+from sensorium.jobs.policy import Policy
 from sensorium.jobs.request import Made, NotRepeatable, State, UnknownRequest
 from sensorium.jobs.requests import BATCH
 from sensorium.jobs.results import input_name
 from sensorium.jobs.run import Run
-from sensorium.jobs.runner import Policy
 from tests.jobs.queues import ASKED, claimed, put, queue, table, unkept, until
 from tests.store.vaults import Clock, every_byte
 

@@ -12,12 +12,13 @@ from sensorium import failpoints
 from sensorium.errors import Busy, SensoriumError, UpstreamRefused
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line
+from sensorium.jobs.policy import Outside, Policy
 from sensorium.jobs.request import Asked, NotRepeatable, Request, State
 from sensorium.jobs.requests import Requests, new_id
 from sensorium.jobs.results import Results, input_name
 from sensorium.jobs.rows import INLINE
 from sensorium.jobs.run import Work
-from sensorium.jobs.runner import CANCEL_S, SLOW_TICK_S, Outside, Policy, Runner
+from sensorium.jobs.runner import CANCEL_S, SLOW_TICK_S, Runner
 from sensorium.jobs.share import Shares
 from sensorium.routing.origin import ORIGIN
 from sensorium.routing.terms import captured

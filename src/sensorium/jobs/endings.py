@@ -8,7 +8,7 @@ import msgspec
 
 from sensorium.errors import Cause, SensoriumError, UpstreamRefused
 from sensorium.jobs.request import Made
-from sensorium.wire import fal_errors
+from sensorium.wire import fal_errors, fal_status
 
 
 def ending(error: str, kind: str, status: int, **more: Any) -> Made:
@@ -17,8 +17,8 @@ def ending(error: str, kind: str, status: int, **more: Any) -> Made:
     return Made(body, status, {"error": error, "error_type": kind, "status": status, "code": kind, "message": error, **more})
 
 
-CANCELLED: Final = ending("Request cancelled", "client_cancelled", 499)
-TIMED_OUT: Final = ending("Request timed out", "request_timeout", 504, timeout_type="user")
+CANCELLED: Final = ending(fal_status.CANCELLED, fal_status.CANCELLED_TYPE, 499)
+TIMED_OUT: Final = ending(fal_status.TIMED_OUT, fal_status.TIMED_OUT_TYPE, 504, timeout_type=fal_errors.USER)
 DISCONNECTED: Final = ending("The runner was lost too often while it worked on this request", "runner_disconnected", 500)
 UNSERVED: Final = ending("Nobody has been there to run this request", "runner_scheduling_failure", 500)
 

@@ -21,8 +21,7 @@ from sensorium.jobs.again import MOST_RUNS
 from sensorium.jobs.lanes import Lanes
 from sensorium.jobs.logs import Line, Log
 from sensorium.jobs.places import Places
-from sensorium.jobs.policy import Outside as Outside
-from sensorium.jobs.policy import Policy as Policy
+from sensorium.jobs.policy import Outside, Policy
 from sensorium.jobs.request import LOW, Made, Request
 from sensorium.jobs.requests import BATCH, Requests
 from sensorium.jobs.results import Results, input_name
