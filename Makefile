@@ -20,7 +20,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test check clients durability oracles bench bench-queue train train-smoke ci clean
+.PHONY: help setup run test check clients durability oracles test-gpu bench bench-gpu bench-queue train train-smoke ci clean
 
 help: ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -32,7 +32,7 @@ run: $(VENV)/.with-default ## start the hub, draw a picture, describe it, serve 
 	@$(PY) examples/first_run.py --port $(PORT) $(if $(filter-out 0,$(ONCE)),--once)
 
 test: $(VENV)/.with-test ## all tests of the default install (no torch)
-	@$(PY) -m pytest --ignore=tests/clients --ignore=tests/oracles --ignore=tests/training $(addprefix --ignore=,$(KILLING))
+	@$(PY) -m pytest --ignore=tests/clients --ignore=tests/gpu --ignore=tests/oracles --ignore=tests/torch --ignore=tests/training $(addprefix --ignore=,$(KILLING))
 
 check: $(VENV)/.with-test ## style, types, layering
 	@$(PY) -m ruff check .
@@ -48,8 +48,14 @@ durability: $(VENV)/.with-test ## hub and engine processes killed at every step 
 	@sh tests/durability/install.sh
 	@$(PY) -m pytest tests/durability
 
-oracles: $(VENV)/.with-oracles train-smoke ## engines and models against torch, diffusers and transformers (installs torch)
-	@$(PY) -m pytest tests/oracles tests/training
+oracles: $(VENV)/.with-oracles train-smoke ## the torch and diffusers engines, and all models against torch, diffusers and transformers (installs torch)
+	@$(PY) -m pytest tests/oracles tests/training tests/torch
+
+test-gpu: $(VENV)/.with-oracles ## the engine on a GPU: graphs, memory, full shapes (needs a CUDA build of torch: TORCH=...)
+	@$(PY) -m pytest -rs tests/gpu
+
+bench-gpu: $(VENV)/.with-oracles ## the engine's figures on a GPU, as JSON under bench/results/
+	@$(PY) bench/engine_gpu.py
 
 bench: $(VENV)/.with-default ## latency, memory and start-up figures; the last line is JSON
 	@$(PY) bench/local.py
@@ -117,5 +123,5 @@ $(VENV)/.with-bench: $(VENV)/.created $(RECIPE)
 
 $(VENV)/.with-oracles: $(VENV)/.created $(RECIPE)
 	@echo "Installing torch, diffusers and transformers into $(VENV) (once) ..."
-	@$(PIP) ".[test,training,oracles]"
+	@$(PIP) ".[test,training,oracles,torch,diffusers]"
 	@touch $@ $(VENV)/.with-default $(VENV)/.with-test

@@ -44,6 +44,7 @@ ORDER = (
         "cli_jobs",
         "cli_client",
         "cli_tls",
+        "cli_engine",
         "cli",
     ),
 )
@@ -52,11 +53,12 @@ MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} 
     "client": {"errors", "wire", "client"},
     "engines": {"errors", "exchange", "webserver", "egress", "fetch", "wire", "engines"},
     "simulators": {"errors", "exchange", "webserver", "wire", "simulators"},
+    "cli_engine": {*ORDER[: ORDER.index("cli_engine") + 1], "engines"},
     "cli": {*ORDER, "simulators"},
 }
 # What may be imported or named only in these places (path prefixes below src/sensorium).
 ONLY_IN = {
-    ("numpy", "torch", "diffusers", "transformers", "tokenizers", "safetensors"): ("engines/",),
+    ("numpy", "torch", "diffusers", "transformers", "tokenizers", "safetensors", "huggingface_hub", "llguidance"): ("engines/",),
     ("PIL",): ("engines/", "simulators/", "wire/picture.py", "wire/decoding.py"),
     ("aiohttp", "httpx", "requests", "urllib.request", "http.client"): (
         "routing/upstream.py",
@@ -66,7 +68,7 @@ ONLY_IN = {
     ),
     ("sqlite3", "psycopg", "asyncpg"): ("store/",),
     ("cryptography",): ("store/sealing.py", "wire/webhook.py", "certificates.py"),
-    ("prometheus_client",): ("metrics.py",),
+    ("prometheus_client",): ("metrics.py", "engines/metrics.py"),
     ("os.environ", "os.getenv"): ("settings.py", "cli.py"),
     ("sensorium.routing.plan.plan",): ("routing/",),  # a door asks its dispatch, which knows where the caller lets the call go
 }

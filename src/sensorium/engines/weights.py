@@ -72,6 +72,10 @@ class Tensors(Mapping[str, FloatArray]):
     def __len__(self) -> int:
         return len(self._listed)
 
+    def stored(self, name: str) -> tuple[Stored, Stored | None]:
+        """A tensor as it lies in its file, and its scale if it is I8: for who decodes it another way."""
+        return self._stored[name], self._stored.get(self._scales.get(name, ""))
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, read off the header."""
         return self._stored[name].shape

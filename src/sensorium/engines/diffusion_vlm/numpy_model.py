@@ -26,7 +26,7 @@ from sensorium.engines.diffusion_vlm.numpy_layers import (
     transposed,
     turns,
 )
-from sensorium.engines.diffusion_vlm.rows import Answer, Row
+from sensorium.engines.diffusion_vlm.rows import Answer, Bits, Row
 
 CAPACITY_STEP = 256
 
@@ -107,6 +107,8 @@ class NumpyModel:
         """The best id of each row of logits and its softmax probability; overwrites the logits."""
         if self.ban_mask:
             logits[:, self.config.mask] = -np.inf
+        if row.allowed is not None:
+            logits[~unpacked(row.allowed, logits.shape[1])] = -np.inf
         if row.temperature > 0:
             first = row.start + row.causal + (len(row.tokens) - 1 if row.last else 0)
             noise = np.stack([gumbel(row.seed, first + place, logits.shape[1]) for place in range(len(logits))])
@@ -150,6 +152,11 @@ def _hidden(count: int, group: int) -> Floats:
     """0 where a row may look, -inf at later positions of the same row; one line per position and query of a group."""
     later = np.triu(np.full((count, count), -np.inf, np.float32), 1)
     return np.repeat(later, group, axis=0)
+
+
+def unpacked(bits: Bits, size: int) -> NDArray[np.bool_]:
+    """Words of 32 bits [n, words], the lowest bit first -> flags [n, size]."""
+    return np.unpackbits(bits.astype("<u4").view(np.uint8), axis=1, count=size, bitorder="little").astype(bool)
 
 
 def gumbel(seed: int, position: int, size: int) -> Floats:

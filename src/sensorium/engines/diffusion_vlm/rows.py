@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Bits = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Projector rows [n, hidden] that replace the embeddings at the positions `at` (counted within the row's tokens)."""
+    """Projector rows [n, hidden], as `Backend.features` gave them, that replace the embeddings at the positions `at`, counted within the
+    row's tokens."""
 
     at: Sequence[int]
-    rows: Floats
+    rows: Any  # an array of whatever computes the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Row:
 
     `last` asks for the answer of the last position only (one entry instead of one per token). At `temperature` > 0 the best id is drawn
     with noise that depends on `seed` and the predicted position alone; confidences are always noise-free. `draft` marks speculative
-    passes, for models with a draft adapter.
+    passes, for models with a draft adapter. `allowed` [answers, ceil(vocab / 32)] has a bit for every id that may be the best at each
+    answer, the lowest bit of a word first; confidences are then among those ids.
     """
 
     slot: int
@@ -43,7 +47,33 @@ class Row:
     seed: int = 0
     draft: bool = False
     features: Features | None = None
+    allowed: Bits | None = None
 
 
 Answer = tuple[Ids, Floats]
 Forward = Callable[[Sequence[Row]], Sequence[Answer]]
+
+
+class Backend(Protocol):
+    """What computes rows and looks at pictures: `slots` answers side by side, each of up to `length` positions."""
+
+    slots: int
+    length: int
+
+    def reserve(self, length: int) -> None:
+        """Positions up to `length` are going to be used in some slot. What is written stays."""
+
+    def forward(self, rows: Sequence[Row]) -> Sequence[Answer]:
+        """Answer rows of different slots, of any lengths and phases."""
+
+    def features(self, pixels: Floats) -> Any:
+        """Begin to look at a picture [3, height, width]; its projector rows, perhaps not computed yet."""
+
+    def ready(self, features: Any) -> bool:
+        """Whether a row with these features would not wait for them."""
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """The projector rows of several pictures as one array that can be sliced."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Have slot `target` begin with the first `length` positions of slot `source`."""
