@@ -125,11 +125,11 @@ def plan_problems(tensors: Tensors, plan: Plan, foreign: Mapping[str, str]) -> l
         for name, shape in plan.items()
         if name in tensors and tensors.shape(name) != tuple(shape)
     ]
-    return problems + _first(shapes) + _first(tensors.scale_problems())
+    return problems + abridged(shapes) + abridged(tensors.scale_problems())
 
 
-def _first(sentences: list[str]) -> list[str]:
-    """As `_listed`, of whole sentences."""
+def abridged(sentences: list[str]) -> list[str]:
+    """Sentences for one error: all of them, or the first few and how many more there are."""
     if len(sentences) > 4 * LISTED:
         return [*sentences[:LISTED], f"{len(sentences) - LISTED} more tensors are like these"]
     return sentences
@@ -158,7 +158,7 @@ def open_tensors(folder: Path, stem: str = "model") -> Tensors:
             shards[file] = _read_file(folder / file)
         except SettingsError as error:
             problems += error.problems
-    problems += _first(_index_problems(index.name, where, shards))
+    problems += abridged(_index_problems(index.name, where, shards))
     if problems:
         raise SettingsError(problems)
     return Tensors({name: tensor for shard in shards.values() for name, tensor in shard.items()})
@@ -172,7 +172,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise SettingsError([f"{index.name} is not a safetensors index: it has no readable weight_map"]) from error
     wrong = {repr(file): file for file in where.values() if not isinstance(file, str) or Path(file).name != file}
     if wrong:
-        raise SettingsError(_first([f"{index.name} names {file}, which is not a file beside it" for file in wrong]))
+        raise SettingsError(abridged([f"{index.name} names {file}, which is not a file beside it" for file in wrong]))
     return where
 
 
@@ -200,7 +200,7 @@ def _read_file(path: Path) -> dict[str, Stored]:
     problems = [problem for name, entry in header.items() if (problem := _entry_problem(path.name, name, entry, len(data)))]
     problems = problems or _overlaps(path.name, header)
     if problems:
-        raise SettingsError(_first(problems))
+        raise SettingsError(abridged(problems))
     return {
         name: Stored(entry["dtype"], tuple(entry["shape"]), np.asarray(data[slice(*entry["data_offsets"])]))
         for name, entry in header.items()
@@ -222,7 +222,7 @@ def _header(file: str, text: bytes) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise SettingsError([f"{file} has a header that is not a mapping"])
     if repeated:
-        raise SettingsError(_first([f"{file}: the header names {name} twice" for name in sorted(repeated)]))
+        raise SettingsError(abridged([f"{file}: the header names {name} twice" for name in sorted(repeated)]))
     header.pop("__metadata__", None)
     return header
 
