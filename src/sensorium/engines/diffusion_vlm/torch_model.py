@@ -21,7 +21,7 @@ from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.engines.diffusion_vlm.torch_adapter import Adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT, hidden_bias, parts_of, split_bias
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH, Place, Sizes, Taken, layer, make_tables, normalise, take_blocks
-from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program
+from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program, Record, Recorder
 from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, logits_of
 from sensorium.errors import Unavailable
 
@@ -64,18 +64,17 @@ class TorchModel:
         self.slots, self.length = slots, length
         self.together = device.type != "cpu" if together is None else together
         self._attention = attention
-        self._graphs = graphs and device.type == "cuda"
         self._compiled = compiled_layer() if compile and device.type == "cuda" else None
         self._programs: dict[Bucket, Program] = {}
-        self._pool: Any = None
         with self._computing():
+            self._recorder: Record | None = Recorder() if graphs and device.type == "cuda" else None
             taken = Taken(weights, device, dtype)
             self.embeddings = taken.one("encoder.embed_tokens")
             self.gain = taken.one("encoder.norm")
             self.blocks = take_blocks(config, taken, adapter, device, dtype)
             self._select = Selection(taken.one("diffusion_head"), config.mask if ban_mask else None, not float32_confidence)
             positions = self.slot_positions(length)
-            self._limits = Limits(slots, positions - SCRATCH, adapter is not None)
+            self.limits = Limits(slots, positions - SCRATCH, adapter is not None)
             self.tables = make_tables(config, positions - SCRATCH, device)
             shape = (config.layers, 2, slots, config.kv_heads, positions, config.head_dim)
             self.cache = torch.zeros(shape, dtype=dtype, device=device)
@@ -156,8 +155,8 @@ class TorchModel:
         alone = [row for row in rows if not self.together or goes_alone(row)]
         batched = [row for row in rows if self.together and not goes_alone(row)]
         running: list[tuple[Program, list[Row]]] = []
-        for group in grouped(batched, self._limits):
-            program = self._program(bucket_of(group, self._limits))
+        for group in grouped(batched, self.limits):
+            program = self._program(bucket_of(group, self.limits))
             program.launch(group)
             running.append((program, group))
         found = {row.slot: self._answer_alone(row) for row in alone}
@@ -211,7 +210,7 @@ class TorchModel:
         if row.causal and count > 1:
             visible = torch.arange(stop, device=self.device) <= at[..., None]
             bias = hidden_bias(visible, self._sizes.heads // self._sizes.kv_heads, self.dtype)
-        drafting = row.draft and self._limits.adapter
+        drafting = row.draft and self.limits.adapter
         place = Place(
             torch.zeros((1, 1), dtype=torch.int64, device=self.device),
             at,
@@ -234,15 +233,14 @@ class TorchModel:
         choices = self._attention_choices(bucket)
         inputs = Inputs(bucket, self.config.vocab, self.device)
         program = Program(bucket, inputs, lambda inputs, split: self._batch(bucket, inputs, split), split=choices[0])
-        if self._graphs:
+        if self._recorder is not None:
             try:
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-                program.record(self._pool, choices)
+                program.record(self._recorder, choices)
             except torch.OutOfMemoryError:
                 log.warning("no memory to record %s as a graph; it runs slower without", bucket, exc_info=True)
             except Exception:  # outermost: whatever a recording stumbles over, the model runs without it
                 log.warning("CUDA graphs cannot be recorded here; the decoder runs slower without", exc_info=True)
-                self._graphs = False
+                self._recorder = None
         return program
 
     def _attention_choices(self, bucket: Bucket) -> list[bool]:
@@ -252,7 +250,7 @@ class TorchModel:
         blocks = bucket.rows * self._sizes.kv_heads * -(-bucket.tokens * group // QUERY_BLOCK)
         if self._attention == "split":
             return [can]
-        return [False, True] if self._attention == "auto" and self._graphs and can and blocks <= FEW_BLOCKS else [False]
+        return [False, True] if self._attention == "auto" and self._recorder is not None and can and blocks <= FEW_BLOCKS else [False]
 
     def _batch(self, bucket: Bucket, inputs: Inputs, split: bool) -> torch.Tensor:
         """All rows of a bucket from its static inputs; ids and float32 bits of confidences, int64 [2, rows, tokens]."""
