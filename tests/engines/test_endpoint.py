@@ -20,7 +20,7 @@ from sensorium.engines.diffusion_vlm.config import SideConfig
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.flow_image.engine import Draw, Drawing, FlowImage
-from sensorium.engines.hosted import Hosted
+from sensorium.engines.hosted import Hosted, Place
 from sensorium.engines.lane import Lane
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import Cancelled, Unprocessable, UpstreamFailed
@@ -75,7 +75,9 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> FlowImage:
 
 def serve(*models: DiffusionVLM | FlowImage, **options: Any) -> EngineApp:
     lane = options.pop("lane", Lane("cpu"))
-    return EngineApp([hosted(model).ready(model, lane) for model in models], options.pop("token", TOKEN), **options)
+    return EngineApp(
+        [hosted(model).ready(model, lane, Place("numpy", "float32", 1, 640)) for model in models], options.pop("token", TOKEN), **options
+    )
 
 
 def hosted(model: DiffusionVLM | FlowImage, **order: Any) -> Hosted:

@@ -168,7 +168,8 @@ class EngineApp:
 
 def described(hosted: Hosted) -> dict[str, Any]:
     """What a model is, for lists."""
-    return {"kind": hosted.kind, "modality": hosted.modality, "scope": hosted.scope, "state": hosted.state, "device": hosted.order.device}
+    what = {"kind": hosted.kind, "modality": hosted.modality, "scope": hosted.scope, "state": hosted.state}
+    return what | asdict(hosted.place)
 
 
 def _origin(hosted: Hosted) -> dict[str, str]:
