@@ -137,6 +137,7 @@ def whole(models: list[dict[str, Any]], token: str, limits: Mapping[str, Any]) -
     # Start-up cost: the engines take longer to import than most commands take to run.
     import msgspec
 
+    # Start-up cost: as above.
     from sensorium.engines.orders import ModelOrder, Orders
 
     problems = [f"--{name} is {models[0][name]}; it takes 0 or more" for name in ("slots", "context") if models[0][name] < 0]
