@@ -30,7 +30,7 @@ from sensorium.store.files import Files
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 NOBODY: Final = ""  # the provider of a call that none answered; to Prometheus an empty label is a missing one
-STATES: Final = ("open", "trying", "limited", "out")
+STATES: Final = ("open", "trying", "limited", "loading", "out")
 ENDS: Final = ("succeeded", "failed", "cancelled")
 Named = TypeVar("Named", bound=tuple[str, ...])
 log = logging.getLogger("sensorium.hub")
