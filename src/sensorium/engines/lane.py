@@ -31,6 +31,7 @@ class _Ticket:
     loop: asyncio.AbstractEventLoop
     out: asyncio.Queue[tuple[str, Any]]
     abandoned: threading.Event = field(default_factory=threading.Event)
+    abandoned_at: float | None = None
 
     def send(self, kind: str, value: Any = None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
@@ -87,7 +88,8 @@ class Turn:
 class Lane:
     """One device. Start it by using it; `close` when the process ends.
 
-    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
+    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds. `longest_s` is the
+    longest time between two signs of life of a job so far.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
@@ -101,6 +103,24 @@ class Lane:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._mean_s = 0.1
+        self._alive_at: float | None = None
+        self.longest_s = 0.0
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the job under way last showed that it lives: it began, made an item, or asked whether it is cancelled. None without one."""
+        return self._alive_at
+
+    @property
+    def abandoned_since(self) -> float | None:
+        """When the job under way was told to stop; None while it was not."""
+        ticket = self._current
+        return ticket.abandoned_at if ticket is not None else None
+
+    @property
+    def thread(self) -> int | None:
+        """The identifier of the thread that works here."""
+        return self._thread.ident if self._thread is not None else None
 
     async def run(self, job: Callable[[Cancelling], T], deadline_s: float | None = None) -> T:
         """Wait for the device, run `job` on it, return its result.
@@ -144,16 +164,17 @@ class Lane:
                     self._preparing -= 1
                     self._count_waiting()
 
-    def close(self) -> None:
-        """Abandon all jobs and end the thread; waits for the piece of work that is under way."""
+    def close(self, patience_s: float | None = None) -> bool:
+        """Abandon all jobs and end the thread; waits for the piece of work that is under way, `patience_s` at most. Whether it ended."""
         with self._change:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
-                ticket.abandoned.set()
+                self._tell(ticket)
                 ticket.send(_ERROR, Unavailable(f"the device {self.name} is shutting down"))
             self._change.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience_s)
+        return self._thread is None or not self._thread.is_alive()
 
     def _queue_up(self, ticket: _Ticket) -> None:
         """From preparing to waiting for the device."""
@@ -171,11 +192,16 @@ class Lane:
     def _abandon(self, ticket: _Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
         with self._change:
-            ticket.abandoned.set()
+            self._tell(ticket)
             if ticket in self._queue:
                 self._queue.remove(ticket)
                 self._count_waiting()
                 self.counters.cancelled += 1
+
+    def _tell(self, ticket: _Ticket) -> None:
+        if not ticket.abandoned.is_set():
+            ticket.abandoned_at = self._clock()
+            ticket.abandoned.set()
 
     def _count_waiting(self) -> None:
         self.counters.waiting = self._preparing + len(self._queue)
@@ -190,17 +216,22 @@ class Lane:
                 self._current = ticket = self._queue.popleft()
                 self._count_waiting()
                 self.counters.running = 1
-            begun = self._clock()
+                begun = self._alive_at = self._clock()
             outcome, error = self._serve(ticket)
+            self._lives()
             with self._change:
-                self._current, self.counters.running = None, 0
+                self._current, self._alive_at, self.counters.running = None, None, 0
                 setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
                 self._mean_s += 0.2 * (self._clock() - begun - self._mean_s)
             ticket.send(_END if error is None else _ERROR, error)
 
     def _serve(self, ticket: _Ticket) -> tuple[str, BaseException | None]:
         """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
-        stopped = ticket.abandoned.is_set
+
+        def stopped() -> bool:
+            self._lives()
+            return ticket.abandoned.is_set()
+
         try:
             items = ticket.job(stopped)
             for item in items:
@@ -212,3 +243,10 @@ class Lane:
         except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
             return "failed", error
         return "finished", None
+
+    def _lives(self) -> None:
+        """Called by the job's own thread only."""
+        now = self._clock()
+        if self._alive_at is not None:
+            self.longest_s = max(self.longest_s, now - self._alive_at)
+        self._alive_at = now

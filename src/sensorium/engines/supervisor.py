@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import secrets
 import socket
@@ -22,6 +21,7 @@ from typing import IO, Any, Literal
 
 import msgspec
 
+from sensorium.engines.orders import ModelOrder, Orders
 from sensorium.errors import SettingsError, Unavailable
 
 State = Literal["stopped", "starting", "ready", "restarting", "failed"]
@@ -37,36 +37,54 @@ THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 # An engine needs to find Python, libraries and folders; it needs no tokens and no keys.
 _PLACES = ("PATH", "HOME", "USERPROFILE", "TMP", "TEMP", "TMPDIR", "SYSTEMROOT", "WINDIR", "COMSPEC", "PATHEXT", "APPDATA", "LOCALAPPDATA")
 _LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "PROGRAMDATA", "SSL_CERT_FILE", "SSL_CERT_DIR")
-PASSED = frozenset((*_PLACES, *_LIBRARIES, "LANG", "LANGUAGE", "TZ"))
-PASSED_PREFIXES = ("LC_", "PYTHON")
+# What torch looks for: a place for what it compiles, a compiler, and devices.
+_TORCH = ("USER", "LOGNAME", "XDG_CACHE_HOME", "CC", "CXX", "CPATH", "LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+PASSED = frozenset((*_PLACES, *_LIBRARIES, *_TORCH, "LANG", "LANGUAGE", "TZ"))
+PASSED_PREFIXES = ("LC_", "PYTHON", "CUDA_", "HIP_", "TORCH", "PYTORCH_", "TRITON_")
 log = logging.getLogger("sensorium.engines")
 
 
-class Report(msgspec.Struct):
-    """What an engine says on its standard output: ready, after so many seconds, or why it cannot be."""
+class Progress(msgspec.Struct, frozen=True):
+    """How far the loading of one model is."""
 
-    event: Literal["ready", "failed"]
+    name: str
+    state: Literal["waiting", "loading", "ready", "failed"]
+    loaded_bytes: int = 0
+    total_bytes: int = 0
+
+
+class Report(msgspec.Struct):
+    """What an engine says on its standard output: how far it is, ready after so many seconds, or why it cannot be."""
+
+    event: Literal["loading", "ready", "failed"]
     seconds: float = 0.0
     problems: list[str] = []
+    models: list[Progress] = []
 
 
 class EngineProcess:
     """One engine. `base_url` and `token` are good from construction to `stop`, however often the process is replaced.
 
-    `folders` are model folders, `environment` what the child may inherit (filtered), `queue` the calls that may wait, `deadline_s`
-    what a call may take, `log` the file that the child's stderr is added to (None: this process's own stderr). `grace_s` is the time
-    between asking it to stop and killing it. `pause` waits between restarts, in seconds.
+    `folders` are folders of small models, `models` further models with what is ordered for each. `environment` is what the child may
+    inherit (filtered), `queue` the calls that may wait, `deadline_s` what a call may take; `memory_gb` and `hang_s` are as in `Orders`.
+    `log` is the file that the child's stderr is added to (None: this process's own stderr). `grace_s` is the time between asking it to
+    stop and killing it. `pause` waits between restarts, in seconds.
+
+    `progress` tells how far the models are, while they are loaded.
     """
 
     def __init__(
         self,
         name: str,
-        folders: Sequence[Path],
+        folders: Sequence[Path] = (),
         *,
+        models: Sequence[ModelOrder] = (),
         environment: Mapping[str, str],
         allow_egress: Collection[str] = (),
         queue: int = 32,
         deadline_s: float | None = 120.0,
+        memory_gb: float | None = None,
+        hang_s: float | None = None,
         log: Path | None = None,
         grace_s: float = 7.0,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -75,14 +93,20 @@ class EngineProcess:
         self.state: State = "stopped"
         self.restarts = 0
         self.problems: list[str] = []
-        self._orders = {
-            "token": self.token,
-            "models": [str(folder) for folder in folders],
-            "allow_egress": sorted(allow_egress),
-            "queue": queue,
-            "deadline_s": deadline_s,
-        }
-        self._environment, self._log, self._grace_s, self._pause = passed_on(environment), log, grace_s, pause
+        self.progress: list[Progress] = []
+        self._orders = Orders(
+            token=self.token,
+            models=[*(ModelOrder(path=str(folder)) for folder in folders), *models],
+            socket=-1,
+            allow_egress=sorted(allow_egress),
+            queue=queue,
+            deadline_s=deadline_s,
+            memory_gb=memory_gb,
+            hang_s=hang_s,
+        )
+        small = all(model.device == "numpy" for model in models)
+        self._environment, self._log, self._grace_s, self._pause = passed_on(environment, small), log, grace_s, pause
+        self._ready_at: float | None = None
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._process: asyncio.subprocess.Process | None = None
@@ -133,7 +157,7 @@ class EngineProcess:
         """Start, watch, start again; the pauses grow while the engine keeps dying young."""
         deaths = 0
         while True:
-            born = time.monotonic()
+            self._ready_at, self.progress = None, []
             try:
                 code = await self._live()
             except OSError as error:
@@ -150,7 +174,8 @@ class EngineProcess:
             self._settled.clear()
             self.state = "restarting"
             self.restarts += 1
-            deaths = 1 if time.monotonic() - born >= STEADY_S else deaths + 1
+            steady = self._ready_at is not None and time.monotonic() - self._ready_at >= STEADY_S
+            deaths = 1 if steady else deaths + 1
             wait = pause_after(deaths)
             log.warning("engine %s ended with code %s; starting it again in %.1f s", self.name, code, wait)
             await self._pause(wait)
@@ -170,7 +195,8 @@ class EngineProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(ConnectionError):
-            process.stdin.write(json.dumps({**self._orders, "socket": self._handed_to(process.pid)}).encode() + b"\n")
+            orders = msgspec.structs.replace(self._orders, socket=self._handed_to(process.pid))
+            process.stdin.write(msgspec.json.encode(orders) + b"\n")
             await process.stdin.drain()
         async for line in process.stdout:
             self._hear(line)
@@ -210,8 +236,10 @@ class EngineProcess:
             report = msgspec.json.decode(line, type=Report)
         except msgspec.DecodeError:
             return
-        if report.event == "ready":
-            self.state = "ready"
+        if report.event == "loading":
+            self.progress = report.models
+        elif report.event == "ready":
+            self.state, self._ready_at, self.problems = "ready", time.monotonic(), []
             self._settled.set()
             log.info("engine %s is ready after %.2f s (process %s)", self.name, report.seconds, self.pid)
         else:
@@ -232,10 +260,10 @@ class EngineProcess:
             await process.wait()
 
 
-def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that an engine gets: where to find things, no secrets, and one thread for numpy."""
+def passed_on(environment: Mapping[str, str], small: bool = True) -> dict[str, str]:
+    """The part of an environment that an engine gets: where to find things, no secrets, and where all models are small one thread."""
     kept = {name: text for name, text in environment.items() if name.upper() in PASSED or name.upper().startswith(PASSED_PREFIXES)}
-    return kept | THREADS
+    return kept | (THREADS if small else {})
 
 
 def pause_after(deaths: int) -> float:
