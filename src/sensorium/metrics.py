@@ -120,6 +120,8 @@ class Metrics:
         engines = self.status.engines
         states = {(engine.name, engine.state): 1 for engine in engines}
         yield _gauge("engine_state", "1 for the state that an engine process is in.", ("engine", "state"), states)
+        loaded = {(name,): part for name, part in self.status.loaded().items()}
+        yield _gauge("engine_loaded_ratio", "The part of its models that an engine process has loaded.", ("engine",), loaded)
         restarts = CounterMetricFamily("sensorium_engine_restarts", "Starts of an engine process after it had ended.", labels=("engine",))
         for engine in engines:
             restarts.add_metric((engine.name,), engine.restarts)

@@ -123,6 +123,11 @@ class EngineProcess:
         """The process id of the engine, None while there is none."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
+    @property
+    def silent_s(self) -> float | None:
+        """For how long nothing was heard of the process, once that is unusual."""
+        return self.patience.silent_s if self.patience.suspect and self.pid is not None else None
+
     async def start(self) -> None:
         """Start the process and keep it running; returns before it is ready."""
         if self._keeper is None:

@@ -55,7 +55,8 @@ class Loading:
 class Provider:
     """A base URL that answers calls, with what it takes as a key; times are in seconds.
 
-    `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
+    `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again. An `own` one is run
+    by this hub.
     `down()` gives the reason when it is known that calling is in vain, else None; `loading()` tells of models that are on their way.
     `per_minute` and `burst` are what it lets us
     send, `queue` how many calls may wait for that. `connect_s`, `first_byte_s` (None: no limit of its own), `idle_s` and `timeout_s` bound
@@ -71,6 +72,7 @@ class Provider:
     timeout_s: float
     idle_s: float
     local: bool = False
+    own: bool = False
     down: Callable[[], str | None] = lambda: None
     loading: Callable[[], Loading | None] = lambda: None
     per_minute: float | None = None
@@ -93,7 +95,7 @@ class Route:
     An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
     `inline_limit` is how many base64 characters of a picture the model takes, `inline_urls` that it takes none by URL.
-    A `private` one keeps its id from all hosted providers.
+    A `private` one keeps its id from all hosted providers. `licence` names that of weights of the operator's own (None: not told).
     """
 
     id: str
@@ -107,6 +109,7 @@ class Route:
     inline_limit: int | None = None
     inline_urls: bool = False
     private: bool = False
+    licence: str | None = None
 
     @property
     def answers(self) -> str:
