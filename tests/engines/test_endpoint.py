@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished, Timings, Usage
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import SideConfig
-from sensorium.engines.diffusion_vlm.engine import Ask, Delta, DiffusionVLM, Finished, Timings, Usage
+from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.flow_image.engine import Draw, Drawing, FlowImage
-from sensorium.engines.hosted import Hosted
+from sensorium.engines.hosted import Hosted, Place
 from sensorium.engines.lane import Lane
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import Cancelled, Unprocessable, UpstreamFailed
@@ -38,7 +40,7 @@ class Script(DiffusionVLM):
     """Answers with given pieces, one for each permission; remembers what it was asked and how far it got."""
 
     def __init__(self, *pieces: str, reason: str = "stop", error: Exception | None = None) -> None:
-        self.name, self.scope, self._side = "script", "synthetic-scenes", SideConfig()
+        self.name, self.scope, self._side, self.shared = "script", "synthetic-scenes", SideConfig(), False
         self.pieces, self.reason, self.error = pieces, reason, error
         self.asked: list[Ask] = []
         self.made, self.ended = 0, threading.Event()
@@ -47,7 +49,10 @@ class Script(DiffusionVLM):
     def see(self, picture: Image.Image) -> Any:
         return np.asarray(picture.convert("RGB"))
 
-    def answer(self, ask: Ask, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Delta | Finished]:
+    def prepare(self, ask: Ask, cancelled: Callable[[], bool] = lambda: False) -> Any:
+        return ask
+
+    def answer(self, ask: Any, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Delta | Finished]:
         self.asked.append(ask)
         try:
             for piece in self.pieces:
@@ -70,7 +75,9 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> FlowImage:
 
 def serve(*models: DiffusionVLM | FlowImage, **options: Any) -> EngineApp:
     lane = options.pop("lane", Lane("cpu"))
-    return EngineApp([hosted(model).ready(model, lane) for model in models], options.pop("token", TOKEN), **options)
+    return EngineApp(
+        [hosted(model).ready(model, lane, Place("numpy", "float32", 1, 640)) for model in models], options.pop("token", TOKEN), **options
+    )
 
 
 def hosted(model: DiffusionVLM | FlowImage, **order: Any) -> Hosted:

@@ -5,21 +5,24 @@ It does not know how the process was started, where its socket came from or how 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 from PIL import Image
 
 from sensorium.engines import chat, genai, pictures
-from sensorium.engines.diffusion_vlm.engine import Delta, DiffusionVLM, Finished
-from sensorium.engines.diffusion_vlm.engine import check as check_ask
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished
+from sensorium.engines.diffusion_vlm.ask import check as check_ask
+from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
 from sensorium.engines.lane import Cancelling, Counters
@@ -30,6 +33,7 @@ from sensorium.wire import decoding, nvidia, openai, parameters, sse
 BODY_CAP = 64 * 1024 * 1024
 GENAI = "/v1/genai/"
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
+T = TypeVar("T")
 Events = AsyncIterator[Delta | Finished]
 log = logging.getLogger("sensorium.engine")
 
@@ -125,17 +129,16 @@ class EngineApp:
             with hosted.lane.admitted(self._deadline_s) as turn:
                 async with turn.in_time():
                     call = await chat.with_pictures(call, self._loader(model), decoding.PIXEL_CAP)
-                ask = call.ask
-
-                def job(cancelled: Cancelling) -> Iterator[Delta | Finished]:
-                    answer: Iterator[Delta | Finished] = model.answer(ask, cancelled)
-                    return answer
-
-                async with aclosing(turn.stream(job)) as events:
+                    job = await self._in_pool(partial(model.prepare, call.ask))
+                async with aclosing(turn.stream(model.work(job))) as events:
                     if call.stream:
                         return said, await _streamed(exchange, chat.Chunks(call, identity), said, events)
                     text, finished = await _collected(events)
                     return said, chat.completion(call, identity, text, finished)
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        """Run something of some cost beside the loop; one thing at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, work)
 
     def _loader(self, model: DiffusionVLM) -> chat.Load:
         """Loads pictures as this model sees them, with the pixels that were decoded for it."""
@@ -165,7 +168,8 @@ class EngineApp:
 
 def described(hosted: Hosted) -> dict[str, Any]:
     """What a model is, for lists."""
-    return {"kind": hosted.kind, "modality": hosted.modality, "scope": hosted.scope, "state": hosted.state, "device": hosted.order.device}
+    what = {"kind": hosted.kind, "modality": hosted.modality, "scope": hosted.scope, "state": hosted.state}
+    return what | asdict(hosted.place)
 
 
 def _origin(hosted: Hosted) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,11 +21,27 @@ MODALITIES: Final[dict[Kind, str]] = {"diffusion_vlm": "chat", "flow_image": "im
 OWNER: Final = "sensorium"  # of a model whose order names no id
 TRY_AGAIN_S: Final = 5.0
 STEPS: Final = 64  # reports of one model's loading, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a loaded model runs: the device, the numbers' format, answers side by side, and the tokens that each has room for."""
+
+    device: str
+    dtype: str
+    slots: int = 1
+    context: int | None = None
+
+    def __str__(self) -> str:
+        room = f" x {self.context} tokens" if self.context else ""
+        return f"{self.device}, {self.dtype}, {self.slots} slot{'s' if self.slots > 1 else ''}{room}"
+
+
 Residence = Callable[[], AbstractAsyncContextManager[Any]]
 
 
 class Hosted:
-    """One model. `kind` says what it is before it is loaded; `model` and `lane` are there once `state` is "ready".
+    """One model. `kind` says what it is before it is loaded; `model`, `lane` and `place` are there once `state` is "ready".
 
     `residence`, where there is one, brings the model back to its device for each use: models that take turns there have one.
     """
@@ -37,6 +54,7 @@ class Hosted:
         self.loaded_bytes = self.total_bytes = 0
         self.model: Any = None
         self.lane: Lane = Lane(order.device)
+        self.place = Place(order.device, order.dtype, order.slots, order.context or None)
         self.residence: Residence | None = None
         self._told = -1
 
@@ -51,9 +69,9 @@ class Hosted:
         scope: str | None = getattr(self.model, "scope", None)
         return scope
 
-    def ready(self, model: Any, lane: Lane) -> Hosted:
-        """The model is loaded and its work runs in `lane`."""
-        self.model, self.lane, self.state = model, lane, "ready"
+    def ready(self, model: Any, lane: Lane, place: Place) -> Hosted:
+        """The model is loaded, and its work runs in `lane`."""
+        self.model, self.lane, self.place, self.state = model, lane, place, "ready"
         self.loaded_bytes = self.total_bytes
         return self
 

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -24,16 +24,30 @@ _ITEM, _END, _ERROR = "item", "end", "error"
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
+class Ticket:
     """One job on its way: who waits for it, and whether anybody still does."""
 
-    job: Callable[[Cancelling], Iterator[Any]]
+    job: Callable[[Cancelling], Any]
     loop: asyncio.AbstractEventLoop
     out: asyncio.Queue[tuple[str, Any]]
     abandoned: threading.Event = field(default_factory=threading.Event)
     abandoned_at: float | None = None
 
-    def send(self, kind: str, value: Any = None) -> None:
+    def abandon(self, now: float) -> None:
+        """The caller needs no more."""
+        if not self.abandoned.is_set():
+            self.abandoned_at = now
+            self.abandoned.set()
+
+    def item(self, value: Any) -> None:
+        """Pass one item on."""
+        self._send(_ITEM, value)
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing more comes, since the job is done or since `error` ended it."""
+        self._send(_END if error is None else _ERROR, error)
+
+    def _send(self, kind: str, value: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self.loop.call_soon_threadsafe(self.out.put_nowait, (kind, value))
 
@@ -67,9 +81,9 @@ class Turn:
         except TimeoutError:
             raise DeadlineExceeded(f"the call took longer than its deadline of {self._deadline_s:g} seconds") from None
 
-    async def stream(self, job: Callable[[Cancelling], Iterator[T]]) -> AsyncGenerator[T, None]:
+    async def stream(self, job: Callable[[Cancelling], Any]) -> AsyncGenerator[Any, None]:
         """Queue the job, once for each turn, and pass its items on as they come. Use `aclosing`: closing it early tells the job."""
-        ticket = _Ticket(job, asyncio.get_running_loop(), asyncio.Queue())
+        ticket = Ticket(job, asyncio.get_running_loop(), asyncio.Queue())
         self._lane._queue_up(ticket)
         self.queued = True
         try:
@@ -88,38 +102,35 @@ class Turn:
 class Lane:
     """One device. Start it by using it; `close` when the process ends.
 
-    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds. `longest_s` is the
-    longest time between two signs of life of a job so far.
+    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
+
+    `busy_since` is when the piece of work that is under way began, None while there is none: a job begins a new one whenever it makes an
+    item or asks whether it is cancelled. `longest_s` is how long the longest one so far has taken.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.limit = name, limit
         self.counters = Counters()
         self._clock = clock
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[Ticket] = deque()
         self._preparing = 0
-        self._current: _Ticket | None = None
+        self._current: Ticket | None = None
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._mean_s = 0.1
-        self._alive_at: float | None = None
+        self.busy_since: float | None = None
         self.longest_s = 0.0
 
     @property
-    def busy_since(self) -> float | None:
-        """When the job under way last showed that it lives: it began, made an item, or asked whether it is cancelled. None without one."""
-        return self._alive_at
-
-    @property
     def abandoned_since(self) -> float | None:
-        """When the job under way was told to stop; None while it was not."""
-        ticket = self._current
-        return ticket.abandoned_at if ticket is not None else None
+        """When the first of the jobs under way that were told to stop was told so; None where none was."""
+        times = [ticket.abandoned_at for ticket in self._under_way() if ticket.abandoned_at is not None]
+        return min(times, default=None)
 
     @property
     def thread(self) -> int | None:
-        """The identifier of the thread that works here."""
+        """The identifier of the thread that works here; None before there is work."""
         return self._thread.ident if self._thread is not None else None
 
     async def run(self, job: Callable[[Cancelling], T], deadline_s: float | None = None) -> T:
@@ -151,8 +162,7 @@ class Lane:
                 raise Unavailable(f"the device {self.name} is shutting down")
             if self.counters.waiting >= self.limit:
                 self.counters.refused += 1
-                wait = max(1.0, math.ceil(self._mean_s * (self.counters.waiting + self.counters.running)))
-                raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=wait)
+                raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=self._patience())
             self._preparing += 1
             self._count_waiting()
         turn = Turn(self, deadline_s)
@@ -169,14 +179,14 @@ class Lane:
         with self._change:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
-                self._tell(ticket)
-                ticket.send(_ERROR, Unavailable(f"the device {self.name} is shutting down"))
+                ticket.abandon(self._clock())
+                ticket.end(Unavailable(f"the device {self.name} is shutting down"))
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
         return self._thread is None or not self._thread.is_alive()
 
-    def _queue_up(self, ticket: _Ticket) -> None:
+    def _queue_up(self, ticket: Ticket) -> None:
         """From preparing to waiting for the device."""
         with self._change:
             if self._closed:
@@ -189,19 +199,30 @@ class Lane:
             self._count_waiting()
             self._change.notify()
 
-    def _abandon(self, ticket: _Ticket) -> None:
+    def _abandon(self, ticket: Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
         with self._change:
-            self._tell(ticket)
+            ticket.abandon(self._clock())
             if ticket in self._queue:
                 self._queue.remove(ticket)
                 self._count_waiting()
                 self.counters.cancelled += 1
 
-    def _tell(self, ticket: _Ticket) -> None:
-        if not ticket.abandoned.is_set():
-            ticket.abandoned_at = self._clock()
-            ticket.abandoned.set()
+    def _under_way(self) -> Sequence[Ticket]:
+        """The jobs that the device works at; any thread may ask."""
+        ticket = self._current
+        return [ticket] if ticket is not None else []
+
+    def _begin_piece(self) -> float:
+        """A piece of work begins, and so ends the one before; the time by the lane's clock."""
+        self._end_piece()
+        self.busy_since = now = self._clock()
+        return now
+
+    def _end_piece(self) -> None:
+        if self.busy_since is not None:
+            self.longest_s = max(self.longest_s, self._clock() - self.busy_since)
+        self.busy_since = None
 
     def _count_waiting(self) -> None:
         self.counters.waiting = self._preparing + len(self._queue)
@@ -216,20 +237,29 @@ class Lane:
                 self._current = ticket = self._queue.popleft()
                 self._count_waiting()
                 self.counters.running = 1
-                begun = self._alive_at = self._clock()
+            begun = self._begin_piece()
             outcome, error = self._serve(ticket)
-            self._lives()
             with self._change:
-                self._current, self._alive_at, self.counters.running = None, None, 0
-                setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
-                self._mean_s += 0.2 * (self._clock() - begun - self._mean_s)
-            ticket.send(_END if error is None else _ERROR, error)
+                self._end_piece()
+                self._current, self.counters.running = None, 0
+                self._count(outcome, self._clock() - begun)
+            ticket.end(error)
 
-    def _serve(self, ticket: _Ticket) -> tuple[str, BaseException | None]:
+    def _count(self, outcome: str, seconds: float | None) -> None:
+        """Count how a job ended, and let the time it took count in the mean."""
+        setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
+        if seconds is not None:
+            self._mean_s += 0.2 * (seconds - self._mean_s)
+
+    def _patience(self) -> float:
+        """Seconds after which a call that was refused may fit."""
+        return max(1.0, math.ceil(self._mean_s * (self.counters.waiting + self.counters.running)))
+
+    def _serve(self, ticket: Ticket) -> tuple[str, BaseException | None]:
         """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
 
         def stopped() -> bool:
-            self._lives()
+            self._begin_piece()
             return ticket.abandoned.is_set()
 
         try:
@@ -237,16 +267,9 @@ class Lane:
             for item in items:
                 if stopped():
                     return "cancelled", Cancelled("the caller went away")
-                ticket.send(_ITEM, item)
+                ticket.item(item)
         except Cancelled as error:
             return "cancelled", error
         except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
             return "failed", error
         return "finished", None
-
-    def _lives(self) -> None:
-        """Called by the job's own thread only."""
-        now = self._clock()
-        if self._alive_at is not None:
-            self.longest_s = max(self.longest_s, now - self._alive_at)
-        self._alive_at = now

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.flow_image.engine import FlowImage
-from sensorium.engines.hosted import Hosted, Kind
+from sensorium.engines.hosted import Hosted, Kind, Place
 from sensorium.engines.lane import Lane
 from sensorium.engines.orders import ModelOrder, Orders
 from sensorium.errors import SettingsError
@@ -68,7 +68,11 @@ class Loading:
 
     def _load(self, one: Hosted) -> None:
         folder = Path(one.order.path)
-        one.ready(DiffusionVLM.load(folder) if one.kind == "diffusion_vlm" else FlowImage.load(folder), self._cpu)
+        if one.kind == "diffusion_vlm":
+            model = DiffusionVLM.load(folder)
+            one.ready(model, self._cpu, Place(NUMPY, "float32", context=model.config.positions))
+        else:
+            one.ready(FlowImage.load(folder), self._cpu, Place(NUMPY, "float32"))
 
 
 def kind(folder: Path) -> Kind:

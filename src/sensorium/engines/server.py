@@ -25,6 +25,7 @@ import msgspec
 import uvicorn
 
 from sensorium.engines.endpoint import EngineApp
+from sensorium.engines.hosted import Hosted
 from sensorium.engines.loading import Loading
 from sensorium.engines.orders import Orders
 from sensorium.errors import SensoriumError, SettingsError
@@ -53,7 +54,7 @@ def main() -> NoReturn:
 class Process:
     """What runs in the process. `report` hears events: "loading" with its models, "ready" with seconds, "failed" with problems.
 
-    `clean` says at the end that no thread of it is left behind; `interrupted`, that Ctrl-C ended it.
+    `hosted` are its models. `clean` says at the end that no thread of it is left behind; `interrupted`, that Ctrl-C ended it.
     """
 
     def __init__(self, orders: Orders, report: Report) -> None:
@@ -61,6 +62,7 @@ class Process:
         self._begun = time.perf_counter()
         self._code = 0
         self.interrupted, self.clean = False, True
+        self.hosted: list[Hosted] = []
 
     def run(self, listener: socket.socket) -> int:
         """Load, serve calls on `listener` until told to stop, and close; the exit code."""
@@ -68,6 +70,7 @@ class Process:
             loading = Loading(self._orders, lambda models: self._report({"event": "loading", "models": models}))
         except SettingsError as error:
             return self._fail(error.problems, UNUSABLE)
+        self.hosted = loading.hosted
         if loading.quick and not self._loaded(loading):
             return self._code
         server = Server(self._configured(loading), self._ready if loading.quick else lambda: behind.start())
