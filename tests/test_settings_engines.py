@@ -144,6 +144,23 @@ def test_a_folder_that_holds_no_model(tmp_path: Path, files: dict[str, object], 
     assert problem.startswith(f"engines.e.models.0.path: {there}: {said}")
 
 
+def test_a_device_that_cannot_run_the_model(tmp_path: Path) -> None:
+    flow = folder(tmp_path / "a", sensorium_json={"kind": "flow_image"})
+    flux = folder(tmp_path / "b", model_index_json={"_class_name": "FluxPipeline"})
+    models = f'[{{ path = "{flow}", device = "cpu" }}, {{ path = "{flux}", device = "numpy" }}]'
+    assert told(tmp_path, f"[engines.e]\nlicence_acknowledged = true\nmodels = {models}") == [
+        'engines.e.models.0.device: a model of kind flow_image runs on "numpy" only',
+        'engines.e.models.1.device: FLUX needs torch, and "numpy" has none',
+    ]
+
+
+def test_without_a_device_small_models_run_without_torch(tmp_path: Path) -> None:
+    small, large = folder(tmp_path / "a", sensorium_json={"kind": "diffusion_vlm"}), folder(tmp_path / "b", config_json={})
+    text = f'[engines.e]\nlicence_acknowledged = true\nmodels = [{{ path = "{small}" }}, {{ path = "{large}" }}]'
+    models = read(tmp_path, text).engines["e"].models
+    assert [model.runs_on(look(at)) for model, at in zip(models, (small, large), strict=True)] == ["numpy", "auto"]
+
+
 def test_two_folders_of_one_name_need_names(tmp_path: Path) -> None:
     one, other = folder(tmp_path / "a" / "m", config_json={}), folder(tmp_path / "b" / "m", config_json={})
     text = f'[engines.e]\nlicence_acknowledged = true\nmodels = [{{ path = "{one}" }}, {{ path = "{other}" }}]'

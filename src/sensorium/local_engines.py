@@ -72,7 +72,7 @@ def _order(model: EngineModel, data_dir: Path) -> ModelOrder:
         path=str(folder.path.resolve()),
         name=name,
         serves=serves,
-        device=model.device,
+        device=model.runs_on(folder),
         dtype=model.dtype,
         vision_dtype=model.vision_dtype or "",
         slots=model.slots,

@@ -23,13 +23,17 @@ CARD_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """`name` is the id that callers use where the settings give none, `scope` what it knows about, `licence` its name (None: not told)."""
+    """`name` is the id that callers use where the settings give none, `scope` what it knows about, `licence` its name (None: not told).
+
+    A `small` one says of itself what it is, and runs without torch.
+    """
 
     path: Path
     name: str
     kind: Kind
     scope: str
     licence: str | None
+    small: bool = False
 
 
 def packaged(path: Path) -> bool:
@@ -55,7 +59,7 @@ def look(path: Path) -> ModelFolder:
         kind = OWN_KINDS.get(str(side.get("kind")))
         if kind is None:
             raise ValueError(f"{SIDE}: kind must be {' or '.join(OWN_KINDS)}, not {side.get('kind')!r}")
-        return ModelFolder(path, _name(path), kind, str(side.get("scope") or "general"), _licence(path))
+        return ModelFolder(path, _name(path), kind, str(side.get("scope") or "general"), _licence(path), small=True)
     if (path / PIPELINE).is_file():
         made = str(_json(path, PIPELINE).get("_class_name"))
         if made != "FluxPipeline":

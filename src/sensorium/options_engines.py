@@ -42,7 +42,8 @@ class EngineModel(Section):
         default=(), description="further ids that it answers for, such as `fal-ai/nemotron-diffusion-vlm`; no stand-in takes them then"
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
-        default="auto", description='`"cuda"`, `"cuda:N"`, `"mps"`, `"cpu"`, `"auto"` (the best that there is), or `"numpy"`: without torch'
+        default="auto",
+        description='`"cuda"`, `"cuda:N"`, `"mps"`, `"cpu"`, `"numpy"` (small models, without torch), or `"auto"`: the best that there is',
     )
     dtype: Dtype = Field(default="auto", description='what it computes in; by default bfloat16 on a GPU, `"float32"` elsewhere')
     vision_dtype: Dtype | None = Field(default=None, description="the same of the part that reads pictures; by default as `dtype`")
@@ -66,6 +67,10 @@ class EngineModel(Section):
     def folder(self, data_dir: Path) -> Path:
         """Where it is; `data_dir` is the hub's."""
         return self.path if self.path is not None else pulled(self.id or "", data_dir)
+
+    def runs_on(self, folder: ModelFolder) -> str:
+        """Its device; "auto" is "numpy" for a model that needs no more."""
+        return "numpy" if self.device == "auto" and folder.small else self.device
 
     def names(self, folder: ModelFolder) -> tuple[str, ...]:
         """What callers may name it, its own name first."""
@@ -125,6 +130,11 @@ def missing(table: EngineSettings, data_dir: Path) -> Iterator[str]:
             fetch = f"; fetch it with `sensorium pull {model.id}`" if model.id and not folder.is_dir() else ""
             yield f".models.{place}.{option}: {folder}: {error}{fetch}"
             continue
+        device = model.runs_on(found)
+        if found.kind == "flow_image" and device != "numpy":
+            yield f'.models.{place}.device: a model of kind flow_image runs on "numpy" only'
+        if found.kind == "flux" and device == "numpy":
+            yield f'.models.{place}.device: FLUX needs torch, and "numpy" has none'
         own = model.names(found)[0]
         if not MODEL_ID.fullmatch(own):
             yield f".models.{place}.name: is needed, for {own!r} is no name that a call could have"
