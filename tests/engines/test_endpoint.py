@@ -16,8 +16,9 @@ from PIL import Image
 
 from sensorium.engines.diffusion_vlm.config import SideConfig
 from sensorium.engines.diffusion_vlm.engine import Ask, Delta, DiffusionVLM, Finished, Timings, Usage
+from sensorium.engines.drawing import Draw, Drawing
 from sensorium.engines.endpoint import EngineApp
-from sensorium.engines.flow_image.engine import Draw, Drawing, FlowImage
+from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.lane import Lane
 from sensorium.errors import Cancelled, Unprocessable, UpstreamFailed
 from sensorium.wire import dataurl, sse
