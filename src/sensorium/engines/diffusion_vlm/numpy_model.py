@@ -52,9 +52,11 @@ class NumpyModel:
         self.cache, self.turn = self._room(1, CAPACITY_STEP)
 
     def reserve(self, slots: int, length: int) -> None:
-        """Make room for `slots` answers of up to `length` positions. A growing cache starts anew: call it between answers."""
-        if slots > self.cache.shape[0] or length > self.cache.shape[4]:
-            self.cache, self.turn = self._room(slots, length)
+        """Make room for `slots` answers of up to `length` positions; what is written stays."""
+        held = self.cache
+        if slots > held.shape[0] or length > held.shape[4]:
+            self.cache, self.turn = self._room(max(slots, held.shape[0]), max(length, held.shape[4]))
+            self.cache[: held.shape[0], :, :, :, : held.shape[4]] = held
 
     def _room(self, slots: int, length: int) -> tuple[Floats, Turns]:
         """A zeroed cache [slots, layers, (keys, values), kv_heads, positions, head_dim] and the rotary turns of its positions."""
