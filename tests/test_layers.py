@@ -44,6 +44,7 @@ ORDER = (
         "cli_jobs",
         "cli_client",
         "cli_tls",
+        "cli_checkpoint",
         "cli_engine",
         "cli",
     ),
@@ -53,6 +54,7 @@ MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} 
     "client": {"errors", "wire", "client"},
     "engines": {"errors", "exchange", "webserver", "egress", "fetch", "wire", "engines"},
     "simulators": {"errors", "exchange", "webserver", "wire", "simulators"},
+    "cli_checkpoint": {*ORDER[: ORDER.index("cli_checkpoint") + 1], "engines"},
     "cli_engine": {*ORDER[: ORDER.index("cli_engine") + 1], "engines"},
     "cli": {*ORDER, "simulators"},
 }
