@@ -42,6 +42,7 @@ class Ask:
     temperature: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    schema: str | None = None
 
 
 def check(ask: Ask) -> Schedule:
