@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from sensorium.engines.diffusion_vlm.answering import Delta, Finished
-from sensorium.engines.diffusion_vlm.ask import Ask
 
 from bench.engine_report import Goal
 from bench.engine_rig import Rig
 from bench.engine_script import Scripted
 from bench.engine_shapes import BLOCK, SHIPPED
 from sensorium.engines.diffusion_vlm import torch_backend
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import read_config
 from sensorium.engines.diffusion_vlm.decode import Decoding, Program, Request, autoregress, diffuse, speculate, tick
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sensorium.engines.diffusion_vlm.ask import Ask
-from sensorium.engines.shared_lane import SharedLane
 
 from bench.engine_clock import GB, median
 from bench.engine_report import Goal
 from bench.engine_rig import Rig
 from bench.engine_script import Scripted
 from bench.engine_shapes import BLOCK
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.decode import Decoding, Request, diffuse, tick
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.diffusion_vlm.schedule import make_schedule
 from sensorium.engines.lane import Lane
+from sensorium.engines.shared_lane import SharedLane
 
 PACE = 2.5  # tokens per denoising step: about what the real weights commit
 MB = 1e6
