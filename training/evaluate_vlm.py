@@ -17,7 +17,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from sensorium.engines.diffusion_vlm.engine import Ask, Delta, DiffusionVLM, Finished
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished
+from sensorium.engines.diffusion_vlm.ask import Ask
+from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.flow_image.world import Scene
 from training import questions, scenes
 from training.evaluate_flow import share, shares
@@ -175,7 +177,8 @@ def told(engine: DiffusionVLM, question: str, picture: Image.Image, mode: str, s
     """The whole answer in one mode."""
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     text, end = "", None
-    for event in engine.answer(Ask(messages, (picture,), max_tokens=MAX_TOKENS, mode=mode, steps=steps, threshold=THRESHOLD)):
+    ask = Ask(messages, (picture,), max_tokens=MAX_TOKENS, mode=mode, steps=steps, threshold=THRESHOLD)
+    for event in engine.answer(engine.prepare(ask)):
         if isinstance(event, Delta):
             text += event.text
         else:

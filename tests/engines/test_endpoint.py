@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished, Timings, Usage
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import SideConfig
-from sensorium.engines.diffusion_vlm.engine import Ask, Delta, DiffusionVLM, Finished, Timings, Usage
+from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.flow_image.engine import Draw, Drawing, FlowImage
 from sensorium.engines.lane import Lane
@@ -45,7 +47,10 @@ class Script(DiffusionVLM):
     def see(self, picture: Image.Image) -> Any:
         return np.asarray(picture.convert("RGB"))
 
-    def answer(self, ask: Ask, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Delta | Finished]:
+    def prepare(self, ask: Ask, cancelled: Callable[[], bool] = lambda: False) -> Any:
+        return ask
+
+    def answer(self, ask: Any, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Delta | Finished]:
         self.asked.append(ask)
         try:
             for piece in self.pieces:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from sensorium.engines.diffusion_vlm.engine import Ask, Delta, Finished
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.errors import BadRequest, Unprocessable
 from sensorium.wire import jsonbody, openai, sse
 from sensorium.wire.jsonbody import Members
@@ -25,6 +26,7 @@ _IN_MESSAGE, _IN_PICTURE, _IN_STREAM = ("role", "content"), ("url",), ("include_
 ROLES = {"developer": "system"}
 PICTURES = 16
 STOPS = 4
+FORWARDS = ("prefill", "denoise", "write", "draft", "verify")
 Load = Callable[[str, str, int], Awaitable[tuple[Any, int]]]
 
 
@@ -155,9 +157,10 @@ def _spent(call: ChatCall, finished: Finished) -> dict[str, Any]:
     used, timings = asdict(finished.usage), asdict(finished.timings)
     for part in ("total_time", "image_validation_time"):
         timings[part] += call.fetching_s
-    names = ("prompt_tokens", "completion_tokens", "num_function_evals")
-    usage = {name: used.pop(name) for name in names} | {"forwards": used}
+    usage = {name: used[name] for name in ("prompt_tokens", "completion_tokens", "num_function_evals", "mode")}
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+    usage["prompt_tokens_details"] = {"cached_tokens": used["cached_tokens"]}
+    usage["forwards"] = {name: used[name] for name in FORWARDS}
     return {"usage": usage, "timings": timings}
 
 

@@ -18,8 +18,9 @@ import msgspec
 from PIL import Image
 
 from sensorium.engines import chat, genai, pictures
-from sensorium.engines.diffusion_vlm.engine import Delta, DiffusionVLM, Finished
-from sensorium.engines.diffusion_vlm.engine import check as check_ask
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished
+from sensorium.engines.diffusion_vlm.ask import check as check_ask
+from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.lane import Cancelling, Lane
@@ -129,7 +130,7 @@ class EngineApp:
             ask = call.ask
 
             def job(cancelled: Cancelling) -> Iterator[Delta | Finished]:
-                return model.answer(ask, cancelled)
+                return model.answer(model.prepare(ask, cancelled), cancelled)
 
             async with aclosing(turn.stream(job)) as events:
                 if call.stream:

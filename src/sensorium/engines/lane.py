@@ -24,15 +24,23 @@ _ITEM, _END, _ERROR = "item", "end", "error"
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
+class Ticket:
     """One job on its way: who waits for it, and whether anybody still does."""
 
-    job: Callable[[Cancelling], Iterator[Any]]
+    job: Callable[[Cancelling], Any]
     loop: asyncio.AbstractEventLoop
     out: asyncio.Queue[tuple[str, Any]]
     abandoned: threading.Event = field(default_factory=threading.Event)
 
-    def send(self, kind: str, value: Any = None) -> None:
+    def item(self, value: Any) -> None:
+        """Pass one item on."""
+        self._send(_ITEM, value)
+
+    def end(self, error: BaseException | None) -> None:
+        """Nothing more comes, since the job is done or since `error` ended it."""
+        self._send(_END if error is None else _ERROR, error)
+
+    def _send(self, kind: str, value: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self.loop.call_soon_threadsafe(self.out.put_nowait, (kind, value))
 
@@ -66,9 +74,9 @@ class Turn:
         except TimeoutError:
             raise DeadlineExceeded(f"the call took longer than its deadline of {self._deadline_s:g} seconds") from None
 
-    async def stream(self, job: Callable[[Cancelling], Iterator[T]]) -> AsyncGenerator[T, None]:
+    async def stream(self, job: Callable[[Cancelling], Any]) -> AsyncGenerator[Any, None]:
         """Queue the job, once for each turn, and pass its items on as they come. Use `aclosing`: closing it early tells the job."""
-        ticket = _Ticket(job, asyncio.get_running_loop(), asyncio.Queue())
+        ticket = Ticket(job, asyncio.get_running_loop(), asyncio.Queue())
         self._lane._queue_up(ticket)
         self.queued = True
         try:
@@ -87,20 +95,22 @@ class Turn:
 class Lane:
     """One device. Start it by using it; `close` when the process ends.
 
-    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
+    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds. `busy_since` is when
+    the piece of work that is under way began, None while there is none.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.limit = name, limit
         self.counters = Counters()
         self._clock = clock
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[Ticket] = deque()
         self._preparing = 0
-        self._current: _Ticket | None = None
+        self._current: Ticket | None = None
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._mean_s = 0.1
+        self.busy_since: float | None = None
 
     async def run(self, job: Callable[[Cancelling], T], deadline_s: float | None = None) -> T:
         """Wait for the device, run `job` on it, return its result.
@@ -131,8 +141,7 @@ class Lane:
                 raise Unavailable(f"the device {self.name} is shutting down")
             if self.counters.waiting >= self.limit:
                 self.counters.refused += 1
-                wait = max(1.0, math.ceil(self._mean_s * (self.counters.waiting + self.counters.running)))
-                raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=wait)
+                raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=self._patience())
             self._preparing += 1
             self._count_waiting()
         turn = Turn(self, deadline_s)
@@ -150,12 +159,12 @@ class Lane:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
                 ticket.abandoned.set()
-                ticket.send(_ERROR, Unavailable(f"the device {self.name} is shutting down"))
+                ticket.end(Unavailable(f"the device {self.name} is shutting down"))
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join()
 
-    def _queue_up(self, ticket: _Ticket) -> None:
+    def _queue_up(self, ticket: Ticket) -> None:
         """From preparing to waiting for the device."""
         with self._change:
             if self._closed:
@@ -168,7 +177,7 @@ class Lane:
             self._count_waiting()
             self._change.notify()
 
-    def _abandon(self, ticket: _Ticket) -> None:
+    def _abandon(self, ticket: Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
         with self._change:
             ticket.abandoned.set()
@@ -190,15 +199,24 @@ class Lane:
                 self._current = ticket = self._queue.popleft()
                 self._count_waiting()
                 self.counters.running = 1
-            begun = self._clock()
+            self.busy_since = begun = self._clock()
             outcome, error = self._serve(ticket)
             with self._change:
-                self._current, self.counters.running = None, 0
-                setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
-                self._mean_s += 0.2 * (self._clock() - begun - self._mean_s)
-            ticket.send(_END if error is None else _ERROR, error)
+                self._current, self.counters.running, self.busy_since = None, 0, None
+                self._count(outcome, self._clock() - begun)
+            ticket.end(error)
 
-    def _serve(self, ticket: _Ticket) -> tuple[str, BaseException | None]:
+    def _count(self, outcome: str, seconds: float | None) -> None:
+        """Count how a job ended, and let the time it took count in the mean."""
+        setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
+        if seconds is not None:
+            self._mean_s += 0.2 * (seconds - self._mean_s)
+
+    def _patience(self) -> float:
+        """Seconds after which a call that was refused may fit."""
+        return max(1.0, math.ceil(self._mean_s * (self.counters.waiting + self.counters.running)))
+
+    def _serve(self, ticket: Ticket) -> tuple[str, BaseException | None]:
         """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
         stopped = ticket.abandoned.is_set
         try:
@@ -206,7 +224,7 @@ class Lane:
             for item in items:
                 if stopped():
                     return "cancelled", Cancelled("the caller went away")
-                ticket.send(_ITEM, item)
+                ticket.item(item)
         except Cancelled as error:
             return "cancelled", error
         except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,10 @@ PREFILL_CHUNK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one answer starts from. `pads` are the prompt positions that the rows of `features` fill."""
+    """What one answer starts from.
+
+    `pads` are the prompt positions that the rows of `features` fill. The first `reused` positions of the slot hold the prompt's already.
+    """
 
     prompt: Sequence[int]
     max_tokens: int
@@ -37,7 +41,8 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     pads: Sequence[int] = ()
-    features: Floats | None = None
+    features: Any = None
+    reused: int = 0
 
 
 @dataclass(slots=True)
@@ -161,7 +166,7 @@ def _prefill(decoding: Decoding) -> Generator[Row, Answer, int]:
     request = decoding.request
     decoding.counts.prefill += 1
     best: Sequence[int] = ()
-    done = 0
+    done = request.reused
     while done < len(request.prompt):
         tokens = tuple(request.prompt[done : done + PREFILL_CHUNK])
         features = _features_between(request, done, done + len(tokens))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.engines.diffusion_vlm.config import Rope, VLMConfig
+from sensorium.engines.diffusion_vlm.noise import gumbel
 from sensorium.engines.diffusion_vlm.numpy_layers import (
     Block,
     Floats,
@@ -52,9 +53,11 @@ class NumpyModel:
         self.cache, self.turn = self._room(1, CAPACITY_STEP)
 
     def reserve(self, slots: int, length: int) -> None:
-        """Make room for `slots` answers of up to `length` positions. A growing cache starts anew: call it between answers."""
-        if slots > self.cache.shape[0] or length > self.cache.shape[4]:
-            self.cache, self.turn = self._room(slots, length)
+        """Make room for `slots` answers of up to `length` positions; what is written stays."""
+        held = self.cache
+        if slots > held.shape[0] or length > held.shape[4]:
+            self.cache, self.turn = self._room(max(slots, held.shape[0]), max(length, held.shape[4]))
+            self.cache[: held.shape[0], :, :, :, : held.shape[4]] = held
 
     def _room(self, slots: int, length: int) -> tuple[Floats, Turns]:
         """A zeroed cache [slots, layers, (keys, values), kv_heads, positions, head_dim] and the rotary turns of its positions."""
@@ -157,13 +160,6 @@ def _hidden(count: int, group: int) -> Floats:
 def unpacked(bits: Bits, size: int) -> NDArray[np.bool_]:
     """Words of 32 bits [n, words], the lowest bit first -> flags [n, size]."""
     return np.unpackbits(bits.astype("<u4").view(np.uint8), axis=1, count=size, bitorder="little").astype(bool)
-
-
-def gumbel(seed: int, position: int, size: int) -> Floats:
-    """Gumbel noise for one predicted position: the same for every pass over it and for every way of decoding."""
-    bits = np.random.Philox(key=seed, counter=position << 128).random_raw(size) >> np.uint64(12)
-    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52
-    return (-np.log(-np.log(uniform))).astype(np.float32)
 
 
 def to_bfloat16(values: Floats) -> Floats:

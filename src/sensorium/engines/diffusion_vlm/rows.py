@@ -55,10 +55,14 @@ Forward = Callable[[Sequence[Row]], Sequence[Answer]]
 
 
 class Backend(Protocol):
-    """What computes rows and looks at pictures: `slots` answers side by side, each of up to `length` positions."""
+    """What computes rows and looks at pictures: `slots` answers side by side, each of up to `length` positions.
+
+    `transfer_s` sums up the seconds in which pictures were taken to the device.
+    """
 
     slots: int
     length: int
+    transfer_s: float
 
     def reserve(self, length: int) -> None:
         """Positions up to `length` are going to be used in some slot. What is written stays."""
@@ -77,3 +81,6 @@ class Backend(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
+
+    def clear(self, slot: int) -> None:
+        """Forget what a slot holds: a computation that went wrong may have left what is no number, which spoils all it is mixed with."""

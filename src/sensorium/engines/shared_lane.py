@@ -1,0 +1,107 @@
+"""A device that makes many answers side by side: one thread that admits what waits, ticks the batch, and hands out what each tick gave.
+
+The asyncio side is that of `lane`: calls wait in a bounded queue, may leave at any time, and have a deadline. A job is a function that
+returns what the batch admits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from sensorium.engines.diffusion_vlm.answering import Answering, Finished
+from sensorium.engines.diffusion_vlm.batch import Batch, Step
+from sensorium.engines.lane import Lane, Ticket
+from sensorium.errors import Cancelled, SensoriumError, Unavailable, UpstreamFailed
+
+log = logging.getLogger("sensorium.engine")
+
+
+class SharedLane(Lane):
+    """The lane of a batch. `close` ends answers that are in the making."""
+
+    def __init__(self, name: str, batch: Batch, limit: int = 32) -> None:
+        super().__init__(name, limit)
+        self._batch = batch
+        self._served: dict[Answering, tuple[Ticket, float]] = {}
+
+    def _work(self) -> None:
+        while self._wait():
+            self._leave()
+            self._admit()
+            if self._batch.active:
+                self._tick()
+        for answering in [*self._served]:
+            self._end(answering, "cancelled", Unavailable(f"the device {self.name} is shutting down"))
+
+    def _wait(self) -> bool:
+        """Sleep while there is nothing to do; False when the lane is closed."""
+        with self._change:
+            while not (self._queue or self._served or self._closed):
+                self._change.wait()
+            return not self._closed
+
+    def _leave(self) -> None:
+        """Take out the answers whose callers have gone."""
+        for answering, (ticket, _) in [*self._served.items()]:
+            if ticket.abandoned.is_set():
+                self._end(answering, "cancelled", Cancelled("the caller went away"))
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait, in their order."""
+        while self._batch.room:
+            with self._change:
+                if not self._queue:
+                    return
+                ticket = self._queue.popleft()
+                self._count_waiting()
+                waiting = len(self._queue)
+            self.busy_since = self._clock()
+            try:
+                answering = self._batch.admit(ticket.job(ticket.abandoned.is_set), waiting)
+            except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
+                self._settle("failed")
+                ticket.end(error)
+            else:
+                self._served[answering] = ticket, self._clock()
+                self.counters.running = len(self._served)
+            finally:
+                self.busy_since = None
+
+    def _tick(self) -> None:
+        self.busy_since = self._clock()
+        try:
+            steps = self._batch.tick()
+        except Exception:  # outermost: no fault in one tick may leave callers waiting for ever
+            log.exception("a tick failed; the answers in it are lost")
+            for answering in [*self._served]:
+                self._end(answering, "failed", UpstreamFailed("the engine failed on this call; its log has the details"))
+        else:
+            for step in steps:
+                self._hand_out(step)
+        finally:
+            self.busy_since = None
+
+    def _hand_out(self, step: Step) -> None:
+        ticket, _ = self._served[step.answering]
+        for event in step.events:
+            ticket.item(event)
+        if step.error is not None:
+            self._end(step.answering, "failed", step.error)
+        elif step.events and isinstance(step.events[-1], Finished):
+            self._end(step.answering, "finished", None)
+
+    def _end(self, answering: Answering, outcome: str, error: SensoriumError | None) -> None:
+        ticket, begun = self._served.pop(answering)
+        self._batch.drop(answering)
+        self._settle(outcome, self._clock() - begun)
+        ticket.end(error)
+
+    def _settle(self, outcome: str, seconds: float | None = None) -> None:
+        with self._change:
+            self.counters.running = len(self._served)
+            self._count(outcome, seconds)
+
+    def _patience(self) -> float:
+        rounds = (self.counters.waiting + 1) / self._batch.figures.slots
+        return max(1.0, math.ceil(self._mean_s * rounds))
