@@ -41,7 +41,7 @@ class Subject(Protocol):
     place: str
 
     def obey(self, rules: Rules) -> None:
-        """Answer by these rules from now on; what the slot holds is lost."""
+        """Answer by these rules from now on; what the slot holds may be lost."""
 
     def forward(self, rows: Sequence[Row]) -> Sequence[Answer]:
         """Answers of rows in slot 0, as the engine computes them."""
