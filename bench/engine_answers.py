@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from sensorium.engines.diffusion_vlm.answering import Delta, Finished
-from sensorium.engines.diffusion_vlm.ask import Ask
 
 from bench.engine_report import Goal
 from bench.engine_rig import Rig
 from bench.engine_script import Scripted
 from bench.engine_shapes import BLOCK, SHIPPED
 from sensorium.engines.diffusion_vlm import torch_backend
+from sensorium.engines.diffusion_vlm.answering import Delta, Finished
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import read_config
 from sensorium.engines.diffusion_vlm.decode import Decoding, Program, Request, autoregress, diffuse, speculate, tick
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
@@ -28,7 +28,7 @@ TOGETHER = (1, 8)
 
 def schedule(rig: Rig) -> None:
     """Tokens per second from the first prompt token read to the last token, prefill included, by the real decoding programs."""
-    longest = rig.scale.prompt + rig.scale.answer + BLOCK
+    longest = rig.scale.prompt + max(rig.scale.answer, 2 * BLOCK) + BLOCK
     with rig.backend(max(TOGETHER), longest) as backend:
         for mode, paces in (("diffusion", STEPS), ("linear", CYCLES), ("ar", (1.0,))):
             for pace in paces:

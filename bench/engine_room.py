@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sensorium.engines.diffusion_vlm.ask import Ask
-from sensorium.engines.shared_lane import SharedLane
 
 from bench.engine_clock import GB, median
 from bench.engine_report import Goal
 from bench.engine_rig import Rig
 from bench.engine_script import Scripted
 from bench.engine_shapes import BLOCK
+from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.decode import Decoding, Request, diffuse, tick
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.diffusion_vlm.schedule import make_schedule
 from sensorium.engines.lane import Lane
+from sensorium.engines.shared_lane import SharedLane
 
 PACE = 2.5  # tokens per denoising step: about what the real weights commit
 MB = 1e6
@@ -55,7 +55,7 @@ def picture(side: int, seed: int) -> Image.Image:
 def first_block(rig: Rig) -> None:
     """From a decoded picture to the first committed block, in its parts."""
     scale, times = rig.scale, max(3, rig.scale.repeats // 10)
-    with rig.backend(2, max(4096, 2 * scale.context) if not scale.tiny else scale.context) as backend:
+    with rig.backend(1, min(4096, scale.context)) as backend:
         scripted = Scripted(backend, PACE, rig.config.mask, rig.word, rig.other)
         model = DiffusionVLM.over(rig.prompts, rig.config, scripted, shared=True)
         for number in range(scale.warm_up):
