@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from torch.profiler import ProfilerActivity, profile
 
 from bench.engine_clock import GB, median, percentile
@@ -16,6 +15,7 @@ from bench.engine_report import Goal
 from bench.engine_rig import Rig
 from bench.engine_shapes import BLOCK
 from sensorium.engines.diffusion_vlm.rows import Row
+from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 
 FORMS = ("auto", "sdpa", "split")
 # Shares of the largest logit. A captured graph runs the kernels of the eager path; compiled code and transformers round elsewhere.

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 
 from sensorium.engines.diffusion_vlm.config import Rope, VisionConfig, VLMConfig
 from sensorium.engines.diffusion_vlm.decode import Decoding, Request, autoregress, diffuse, speculate, tick
 from sensorium.engines.diffusion_vlm.schedule import Schedule
+from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from tests.engines.diffusion_vlm import plain
 from tests.engines.diffusion_vlm.checkpoints import random_weights
 from tests.engines.diffusion_vlm.reference import Result, SlowDecoder
