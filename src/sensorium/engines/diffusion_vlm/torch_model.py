@@ -22,7 +22,7 @@ from sensorium.engines.diffusion_vlm.torch_adapter import Adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT, hidden_bias, parts_of, split_bias
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH, Place, Sizes, Taken, layer, make_tables, normalise, take_blocks
 from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program, Record, Recorder
-from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, logits_of
+from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, even_head, logits_of
 from sensorium.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ class TorchModel:
             self.embeddings = taken.one("encoder.embed_tokens")
             self.gain = taken.one("encoder.norm")
             self.blocks = take_blocks(config, taken, adapter, device, dtype)
-            self._select = Selection(taken.one("diffusion_head"), config.mask if ban_mask else None, not float32_confidence)
+            self._select = Selection(
+                even_head(taken.one("diffusion_head")), config.vocab, config.mask if ban_mask else None, not float32_confidence
+            )
             positions = self.slot_positions(length)
             self.limits = Limits(slots, positions - SCRATCH, adapter is not None)
             self.tables = make_tables(config, positions - SCRATCH, device)
@@ -110,7 +112,7 @@ class TorchModel:
         """float32 logits of the row's positions [n, vocab], or of the last one only; writes the row's keys and values."""
         self._check([row])
         with self._computing():
-            return logits_of(self._alone(row), self._select.head)
+            return logits_of(self._alone(row), self._select.head)[:, : self.config.vocab]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
