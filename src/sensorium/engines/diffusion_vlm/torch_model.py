@@ -191,7 +191,7 @@ class TorchModel:
         x = self._alone(row)
         allowed, draws = None, None
         if row.allowed is not None:
-            allowed = torch.from_numpy(row.allowed.astype("<u4").view("u1")).to(self.device)
+            allowed = self._moved(torch.from_numpy(row.allowed.astype("<u4").view("u1")))
         if row.temperature > 0:
             stop = row.start + row.causal + len(row.tokens)
             position = torch.arange(stop - len(x), stop, device=self.device)
@@ -203,14 +203,17 @@ class TorchModel:
         """One row in its slot's view, without padding: normed states [n, hidden], or of the last position only."""
         count = len(row.tokens)
         stop = row.start + count
-        x = F.embedding(torch.tensor(row.tokens, device=self.device), self.embeddings)
+        keys = stop
+        x = F.embedding(self._moved(torch.tensor(row.tokens)), self.embeddings)
         if row.features is not None:
-            at = torch.tensor(list(row.features.at), dtype=torch.int64, device=self.device)
-            x[at] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+            x[self._moved(torch.tensor(list(row.features.at), dtype=torch.int64))] = torch.as_tensor(
+                row.features.rows, device=self.device
+            ).to(x.dtype)
         at = torch.arange(row.start, stop, device=self.device)[None]
         bias = None
         if row.causal and count > 1:
-            visible = torch.arange(stop, device=self.device) <= at[..., None]
+            keys = -(-stop // PART_UNIT) * PART_UNIT  # kernels want a bias of even width; what is beyond `stop` is hidden by it
+            visible = torch.arange(keys, device=self.device) <= at[..., None]
             bias = hidden_bias(visible, self._sizes.heads // self._sizes.kv_heads, self.dtype)
         drafting = row.draft and self.limits.adapter
         place = Place(
@@ -220,9 +223,13 @@ class TorchModel:
             bias,
             torch.ones((1, 1, 1), dtype=self.dtype, device=self.device) if drafting else None,
         )
-        cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + stop]
+        cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + keys]
         x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the host on the device, without waiting for what it is doing."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values.to(self.device)
 
     def _program(self, bucket: Bucket) -> Program:
         """The program of a bucket, made when it is first asked for."""
