@@ -18,8 +18,9 @@ from sensorium.engines.diffusion_vlm.answering import Delta, Finished, Timings, 
 from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import SideConfig
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
+from sensorium.engines.drawing import Draw, Drawing
 from sensorium.engines.endpoint import EngineApp
-from sensorium.engines.flow_image.engine import Draw, Drawing, FlowImage
+from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.hosted import Hosted, Place
 from sensorium.engines.lane import Lane
 from sensorium.engines.orders import ModelOrder

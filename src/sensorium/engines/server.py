@@ -2,7 +2,8 @@
 
 parent -- stdin: one line of JSON (`orders.Orders`); its end of file means that the parent is gone
        -- a listening socket, in which calls wait while a fresh engine starts
-       <- stdout: lines of JSON: how far the models are, then ready, or why they cannot be loaded; stderr is the log
+       <- stdout: lines of JSON: how far the models are, then ready, or why they cannot be loaded, and every second that it lives;
+          stderr is the log
 
 Models that take long to load are loaded behind an open door, which tells how far they are. Small ones are there before it opens.
 """
@@ -31,6 +32,7 @@ from sensorium.errors import SensoriumError, SettingsError
 from sensorium.webserver import Server
 
 GRACE_S: Final = 5
+PULSE_S: Final = 1.0
 STDIN, STDOUT, STDERR = 0, 1, 2
 UNUSABLE: Final = 78  # exit code: starting again will not help
 BROKEN: Final = 70  # exit code: it may
@@ -44,6 +46,7 @@ def main() -> NoReturn:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     orders = msgspec.json.decode(_first_line(), type=Orders)
     threading.Thread(target=_die_with_the_parent, name="parent", daemon=True).start()
+    threading.Thread(target=_pulse, args=(report,), name="pulse", daemon=True).start()
     process = Process(orders, report)
     leave(process.run(_listener(orders.socket)), process.clean)
 
@@ -141,10 +144,23 @@ def _reporter() -> Callable[[dict[str, Any]], None]:
     channel = os.fdopen(os.dup(STDOUT), "w", encoding="utf-8")
     os.dup2(STDERR, STDOUT)
 
+    one_at_a_time = threading.Lock()
+
     def report(event: dict[str, Any]) -> None:
-        print(json.dumps(event), file=channel, flush=True)
+        with one_at_a_time:
+            print(json.dumps(event), file=channel, flush=True)
 
     return report
+
+
+def _pulse(report: Report) -> None:
+    """A sign of life from a thread of its own: a parent that hears nothing knows that the whole process stands still."""
+    while True:
+        time.sleep(PULSE_S)
+        try:
+            report({"event": "alive"})
+        except OSError:  # the parent is gone, and so is this process in a moment
+            return
 
 
 def _first_line() -> bytes:

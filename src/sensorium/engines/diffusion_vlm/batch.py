@@ -143,7 +143,6 @@ class Batch:
     def _failed(self, one: Answering, error: SensoriumError) -> Step:
         self.figures.failed += 1
         self._slots.forget(one.slot)
-        self.backend.clear(one.slot)
         self.drop(one)
         return Step(one, error=error)
 
