@@ -176,6 +176,16 @@ def test_pictures_take_time_to_get_to_the_device(tiny: Path) -> None:
     assert 0 < sums[0] < sums[1] < sums[2]
 
 
+def test_a_closed_backend_lets_everything_go(tiny: Path) -> None:
+    backend = load(tiny, together=True)
+    said(engine(tiny, backend), ASKS["linear"])
+    assert backend.numbers == "float32"
+    assert load(tiny, dtype="bfloat16", vision_dtype="float32").numbers == "bfloat16 and, for pictures, float32"
+    cache, patch = (weakref.ref(one) for one in (backend.model.cache, backend.tower.patch))
+    backend.close()
+    assert cache() is None and patch() is None
+
+
 def test_progress_reaches_the_bytes_of_the_file(tiny: Path) -> None:
     told: list[tuple[int, int]] = []
     torch_backend.load(tiny, order(tiny), lambda done, total: told.append((done, total)))
@@ -197,6 +207,8 @@ def test_slots_and_length_follow_the_memory(tiny: Path, monkeypatch: pytest.Monk
     needs = torch_backend.demand(config, 4, 4)
     little = load(tiny, memory=needs.weights + needs.work + slot)
     assert (little.slots, little.length) == (1, config.positions)
+    fit = torch_backend.fitting(tiny, order(tiny, slots=2))
+    assert (fit.room.slots, fit.bytes) == (2, needs.weights + needs.work + 2 * slot)
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +342,13 @@ def test_rows_wait_for_their_pictures_on_the_stream_that_uses_them(monkeypatch: 
     there, missing = SimpleNamespace(query=lambda: True), SimpleNamespace(query=lambda: False)
     values = torch.arange(12.0).view(6, 2)
     assert backend.ready(Look(values, there)) and not backend.ready(Look(values, missing)[2:4])
-    backend.forward([Row(0, 0, [1], True), Row(1, 0, [7, 7], True, features=Features([0, 1], Look(values, missing)[2:4]))])
+    backend.forward(
+        [
+            Row(0, 0, [1], True),
+            Row(1, 0, [7, 7], True, features=Features([0, 1], Look(values, missing)[2:4])),
+            Row(2, 0, [7], True, features=Features([0], values[:1])),
+        ]
+    )
     assert (stream.waits, recorded) == ([missing], [(2, stream)])
     assert seen[0].features is None and torch.equal(seen[1].features.rows, values[2:4])
+    assert torch.equal(seen[2].features.rows, values[:1])
