@@ -18,9 +18,10 @@ from sensorium.engines import chat, genai
 from sensorium.engines.answers import Answers, Events, collected
 from sensorium.engines.diffusion_vlm.answering import Delta, Finished
 from sensorium.engines.diffusion_vlm.ask import check as check_ask
+from sensorium.engines.drawings import Drawings
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
-from sensorium.engines.lane import Cancelling, Counters
+from sensorium.engines.lane import Counters
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.wire import fal_errors, nvidia, openai, parameters, sse
@@ -60,7 +61,7 @@ class EngineApp:
 
     def __init__(self, hosted: Sequence[Hosted], token: str, allow_egress: Collection[str] = (), deadline_s: float | None = None) -> None:
         self._hosted, self._token = hosted, token.encode()
-        self._answers, self._deadline_s = Answers(allow_egress, deadline_s), deadline_s
+        self._answers, self._drawings = Answers(allow_egress, deadline_s), Drawings(deadline_s)
         self._fence = Fence()
         self._born = int(time.time())
         self._routes = {
@@ -187,19 +188,21 @@ class EngineApp:
     async def _draw(self, exchange: Exchange) -> None:
         hosted = chosen(self._hosted, exchange.path.removeprefix(GENAI), "image")
         call = genai.read(await exchange.body(BODY_CAP))
-        body, said = await exchange.attended(self._drawn(hosted, call))
-        await exchange.respond(200, body, _origin(hosted) | said)
+        await _end(exchange, *await exchange.attended(self._drawn(exchange, hosted, call)))
 
-    async def _drawn(self, hosted: Hosted, call: genai.DrawCall) -> tuple[bytes, dict[str, str]]:
-        """The drawing, and what there is to say of it in headers."""
-        async with hosted.in_use() as model:
-            model.check(call.wish)
-
-            def job(cancelled: Cancelling) -> tuple[bytes, dict[str, str]]:
-                drawing = model.draw(call.wish, cancelled)
-                return genai.artifact(call, drawing), genai.headers(drawing)
-
-            return await hosted.lane.run(job, self._deadline_s)
+    async def _drawn(self, exchange: Exchange, hosted: Hosted, call: genai.DrawCall) -> tuple[dict[str, str], bytes]:
+        """Draw, with an event after each step for whoever asks for events; headers, and the last piece (of a whole answer: all)."""
+        stream, rest = genai.wants_steps(exchange.header("accept")), b""
+        async with self._drawings.to(hosted, call) as (told, events):
+            said = _origin(hosted) | told
+            async for event in events:
+                if isinstance(event, bytes):
+                    rest = sse.event(event) if stream else event
+                elif stream:
+                    if not exchange.status:
+                        await exchange.begin(200, {**EVENTS, **said})
+                    await exchange.send(genai.step(event))
+        return said, rest
 
 
 def described(hosted: Hosted) -> dict[str, Any]:
