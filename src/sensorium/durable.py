@@ -119,9 +119,9 @@ def queue(
     jobs, callers = settings.jobs, settings.callers
 
     def ready(lane: str) -> bool:
-        """Whether anybody can be called for a model; of one that is not known any more, the run will tell."""
+        """Whether anybody can be called for a model now; of one that is not known any more, the run will tell."""
         routes = [route for route in dispatch.catalog.routes if route.id == lane]
-        return not routes or any(route.provider.down() is None for route in routes)
+        return not routes or any(route.provider.down() is None and route.provider.loading() is None for route in routes)
 
     policy = Policy(
         most_waiting=jobs.max_waiting,

@@ -1,17 +1,19 @@
-"""What an engine answers: chat about pictures, drawing, the list of its models, its state. An ASGI app over loaded models and one lane.
+"""What an engine answers: chat about pictures, drawing, the list of its models, its state. An ASGI app over hosted models.
 
-It does not know how the process was started or where its socket came from.
+It does not know how the process was started, where its socket came from or how models are loaded.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,35 +24,26 @@ from sensorium.engines.diffusion_vlm.answering import Delta, Finished
 from sensorium.engines.diffusion_vlm.ask import check as check_ask
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
-from sensorium.engines.flow_image.engine import FlowImage
-from sensorium.engines.lane import Cancelling, Lane
-from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UnknownModel, UpstreamFailed
+from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
+from sensorium.engines.lane import Cancelling, Counters
+from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
 from sensorium.wire import decoding, nvidia, openai, parameters, sse
 
 BODY_CAP = 64 * 1024 * 1024
 GENAI = "/v1/genai/"
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
-Model = TypeVar("Model")
+T = TypeVar("T")
 Events = AsyncIterator[Delta | Finished]
 log = logging.getLogger("sensorium.engine")
 
 
 class EngineApp:
-    """The ASGI app over loaded models. `models` maps the id that callers use to a model; `deadline_s` counts from admission: fetching
-    pictures, waiting and work."""
+    """The ASGI app. `token` is what callers show ("": nobody has to); `deadline_s` counts from admission: fetching pictures, waiting and
+    work."""
 
-    def __init__(
-        self,
-        models: Mapping[str, DiffusionVLM | FlowImage],
-        lane: Lane,
-        token: str,
-        allow_egress: Collection[str] = (),
-        deadline_s: float | None = None,
-    ) -> None:
-        self._seeing = {name: model for name, model in models.items() if isinstance(model, DiffusionVLM)}
-        self._drawing = {name: model for name, model in models.items() if isinstance(model, FlowImage)}
-        self._models, self._lane, self._token = models, lane, token.encode()
+    def __init__(self, hosted: Sequence[Hosted], token: str, allow_egress: Collection[str] = (), deadline_s: float | None = None) -> None:
+        self._hosted, self._token = hosted, token.encode()
         self._allow, self._deadline_s = allow_egress, deadline_s
         self._fence = Fence()
         # One decoded picture at a time, however many callers there are: each may take a hundred megabytes.
@@ -92,20 +85,28 @@ class EngineApp:
             await handler(exchange)
 
     def _knows(self, authorization: str) -> bool:
+        if not self._token:
+            return True
         scheme, _, given = authorization.partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._token)
 
     async def _ready(self, exchange: Exchange) -> None:
-        await exchange.respond(200, msgspec.json.encode({"status": "ready"}))
+        if all(one.state == "ready" for one in self._hosted):
+            await exchange.respond(200, msgspec.json.encode({"status": "ready"}))
+            return
+        told = {"status": "loading", "models": [one.progress() for one in self._hosted]}
+        await exchange.respond(503, msgspec.json.encode(told), {"retry-after": f"{TRY_AGAIN_S:.0f}"})
 
     async def _list(self, exchange: Exchange) -> None:
         shared = {"object": "model", "created": self._born, "owned_by": "sensorium"}
-        entries = [{"id": name, **shared, **described(model)} for name, model in self._models.items()]
+        entries = [{"id": name, **shared, **described(one)} for one in self._hosted for name in one.names]
         await exchange.respond(200, openai.model_list(entries))
 
     async def _counters(self, exchange: Exchange) -> None:
-        lane = self._lane
-        await exchange.respond(200, msgspec.json.encode({"device": lane.name, "limit": lane.limit, **asdict(lane.counters)}))
+        lanes = list({id(one.lane): one.lane for one in self._hosted}.values())
+        told = [{"device": lane.name, "limit": lane.limit, **asdict(lane.counters)} for lane in lanes]
+        sums = {name: sum(one[name] for one in told) for name in ("limit", *asdict(Counters()))}
+        await exchange.respond(200, msgspec.json.encode({"device": ", ".join(lane.name for lane in lanes), **sums, "lanes": told}))
 
     async def _chat(self, exchange: Exchange) -> None:
         # The last piece is sent unattended: a caller who has got it is free to hang up.
@@ -119,24 +120,25 @@ class EngineApp:
     async def _converse(self, exchange: Exchange, body: bytes) -> tuple[dict[str, str], bytes]:
         """Answer up to the last piece; headers, and that piece (of a whole answer: all)."""
         call = chat.read(body)
-        name, model = _chosen(self._seeing, call.model)
+        hosted = chosen(self._hosted, call.model, "chat")
         check_ask(call.ask)
         del body  # it holds all pictures, while the call may wait for long
-        said = _origin(name, model) | ({"x-sensorium-ignored": parameters.listed(call.ignored)} if call.ignored else {})
-        identity = {"id": f"chatcmpl-{exchange.request_id}", "created": int(time.time()), "model": name}
-        with self._lane.admitted(self._deadline_s) as turn:
-            async with turn.in_time():
-                call = await chat.with_pictures(call, self._loader(model), decoding.PIXEL_CAP)
-            ask = call.ask
+        said = _origin(hosted) | ({"x-sensorium-ignored": parameters.listed(call.ignored)} if call.ignored else {})
+        identity = {"id": f"chatcmpl-{exchange.request_id}", "created": int(time.time()), "model": hosted.name}
+        async with hosted.in_use() as model:
+            with hosted.lane.admitted(self._deadline_s) as turn:
+                async with turn.in_time():
+                    call = await chat.with_pictures(call, self._loader(model), decoding.PIXEL_CAP)
+                    job = await self._in_pool(partial(model.prepare, call.ask))
+                async with aclosing(turn.stream(model.work(job))) as events:
+                    if call.stream:
+                        return said, await _streamed(exchange, chat.Chunks(call, identity), said, events)
+                    text, finished = await _collected(events)
+                    return said, chat.completion(call, identity, text, finished)
 
-            def job(cancelled: Cancelling) -> Iterator[Delta | Finished]:
-                return model.answer(model.prepare(ask, cancelled), cancelled)
-
-            async with aclosing(turn.stream(job)) as events:
-                if call.stream:
-                    return said, await _streamed(exchange, chat.Chunks(call, identity), said, events)
-                text, finished = await _collected(events)
-                return said, chat.completion(call, identity, text, finished)
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        """Run something of some cost beside the loop; one thing at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, work)
 
     def _loader(self, model: DiffusionVLM) -> chat.Load:
         """Loads pictures as this model sees them, with the pixels that were decoded for it."""
@@ -151,35 +153,27 @@ class EngineApp:
         return load
 
     async def _draw(self, exchange: Exchange) -> None:
-        name, model = _chosen(self._drawing, exchange.path.removeprefix(GENAI))
+        hosted = chosen(self._hosted, exchange.path.removeprefix(GENAI), "image")
         call = genai.read(await exchange.body(BODY_CAP))
-        model.check(call.wish)
+        async with hosted.in_use() as model:
+            model.check(call.wish)
 
-        def job(cancelled: Cancelling) -> tuple[bytes, dict[str, str]]:
-            drawing = model.draw(call.wish, cancelled)
-            return genai.artifact(call, drawing), genai.headers(drawing)
+            def job(cancelled: Cancelling) -> tuple[bytes, dict[str, str]]:
+                drawing = model.draw(call.wish, cancelled)
+                return genai.artifact(call, drawing), genai.headers(drawing)
 
-        body, said = await exchange.attended(self._lane.run(job, self._deadline_s))
-        await exchange.respond(200, body, _origin(name, model) | said)
+            body, said = await exchange.attended(hosted.lane.run(job, self._deadline_s))
+        await exchange.respond(200, body, _origin(hosted) | said)
 
 
-def described(model: DiffusionVLM | FlowImage) -> dict[str, Any]:
+def described(hosted: Hosted) -> dict[str, Any]:
     """What a model is, for lists."""
-    kind = "diffusion_vlm" if isinstance(model, DiffusionVLM) else "flow_image"
-    return {"kind": kind, "modality": "chat" if kind == "diffusion_vlm" else "image", "scope": model.scope}
+    what = {"kind": hosted.kind, "modality": hosted.modality, "scope": hosted.scope, "state": hosted.state}
+    return what | asdict(hosted.place)
 
 
-def _origin(name: str, model: DiffusionVLM | FlowImage) -> dict[str, str]:
-    return {"x-sensorium-model": name} | ({"x-sensorium-scope": model.scope} if model.scope else {})
-
-
-def _chosen(models: Mapping[str, Model], name: str) -> tuple[str, Model]:
-    """The model of that id; `*` takes the only one. Raises UnknownModel."""
-    if name == "*" and len(models) == 1:
-        name = next(iter(models))
-    if name not in models:
-        raise UnknownModel(f"no model {name[:200]!r} here for this route; there is {', '.join(models) or 'none'}", param="model")
-    return name, models[name]
+def _origin(hosted: Hosted) -> dict[str, str]:
+    return {"x-sensorium-model": hosted.name} | ({"x-sensorium-scope": hosted.scope} if hosted.scope else {})
 
 
 async def _collected(events: Events) -> tuple[str, Finished]:

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from sensorium.engines import pictures
-from sensorium.engines.flow_image.engine import SEED, Draw, Drawing
+from sensorium.engines.drawing import SEED, Draw, Drawing
 from sensorium.wire import jsonbody, parameters
 from sensorium.wire.parameters import OneOf, Rule
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from sensorium.apps.reading import Input
 from sensorium.wire import fal
+from sensorium.wire.fal_input import Input
 
 VERSION: Final = "3.0.3"
 ORDER: Final = "x-fal-order-properties"
