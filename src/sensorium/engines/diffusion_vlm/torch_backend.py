@@ -87,11 +87,6 @@ class TorchBackend:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
         self.model.copy(source, target, length)
 
-    def clear(self, slot: int) -> None:
-        """Forget what a slot holds."""
-        with torch_weights.current(self.device):
-            self.model.cache[:, :, slot].zero_()
-
     def _look(self, pixels: Floats) -> Look:
         with torch_weights.current(self.device):
             moved = self._moved(pixels)

@@ -65,8 +65,7 @@ class TorchModel:
         self.together = device.type != "cpu" if together is None else together
         self._attention = attention
         self._graphs = graphs and device.type == "cuda"
-        self._compiled = compile and device.type == "cuda"
-        self._layer = _compiled_layer() if self._compiled else layer
+        self._compiled = compiled_layer() if compile and device.type == "cuda" else None
         self._programs: dict[Bucket, Program] = {}
         self._pool: Any = None
         with self._computing():
@@ -120,10 +119,15 @@ class TorchModel:
             self.cache[:, :, target, :, SCRATCH : SCRATCH + length] = self.cache[:, :, source, :, SCRATCH : SCRATCH + length]
 
     def capture(self, buckets: Iterable[Bucket]) -> None:
-        """Make buckets ready, the largest first, so that the smaller ones find room in what it took."""
+        """Make buckets ready, the largest first, so that the smaller ones find room in what it took. Gives up where memory ends."""
         with self._computing():
-            for bucket in sorted(buckets, key=lambda bucket: bucket.rows * bucket.tokens * bucket.reach, reverse=True):
-                self._program(bucket)
+            try:
+                for bucket in sorted(buckets, key=lambda bucket: bucket.rows * bucket.tokens * bucket.reach, reverse=True):
+                    self._program(bucket)
+                return
+            except torch.OutOfMemoryError:
+                log.warning("no memory to make more kinds of batches ready", exc_info=True)
+        self._release()
 
     def _computing(self) -> AbstractContextManager[Any]:
         """Without gradients, on this model's device."""
@@ -164,8 +168,19 @@ class TorchModel:
             answers |= {row.slot: answer for row, answer in zip(group, program.answers(group), strict=True)}
         return [answers[row.slot] for row in rows]
 
-    def _through(self, x: torch.Tensor, cache: torch.Tensor, place: Place, step: Callable[..., Any], split: bool) -> torch.Tensor:
-        """Embeddings [R, L, H] through all layers; the sum is left unnormed. `cache` is [layers, 2, R, kv_heads, K, d]."""
+    def _states(self, x: torch.Tensor, cache: torch.Tensor, place: Place, *, split: bool = False) -> torch.Tensor:
+        """Embeddings [R, L, H] through all layers, not normed yet. `cache` is [layers, 2, R, kv_heads, K, d]."""
+        if self._compiled is not None:
+            try:
+                return self._through(self._compiled, x, cache, place, split)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # outermost: whatever a compiler stumbles over, the model runs without it
+                log.warning("the decoder's layer cannot be compiled; it runs slower without", exc_info=True)
+                self._compiled = None
+        return self._through(layer, x, cache, place, split)
+
+    def _through(self, step: Callable[..., Any], x: torch.Tensor, cache: torch.Tensor, place: Place, split: bool) -> torch.Tensor:
         late = torch.zeros_like(x)
         for block, held in zip(self.blocks, cache.unbind(), strict=True):
             x, late = step(x, late, block, held, place, self._sizes, split)
@@ -205,7 +220,7 @@ class TorchModel:
             torch.ones((1, 1, 1), dtype=self.dtype, device=self.device) if drafting else None,
         )
         cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + stop]
-        x = self._through(x[None], cache, place, layer, split=False)[0]
+        x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
 
     def _program(self, bucket: Bucket) -> Program:
@@ -219,14 +234,6 @@ class TorchModel:
         choices = self._attention_choices(bucket)
         inputs = Inputs(bucket, self.config.vocab, self.device)
         program = Program(bucket, inputs, lambda inputs, split: self._batch(bucket, inputs, split), split=choices[0])
-        if self._compiled:
-            try:
-                program.run(program.split)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # outermost: whatever a compiler stumbles over, the model runs without it
-                log.warning("the decoder's layer cannot be compiled; it runs slower without", exc_info=True)
-                self._compiled, self._layer = False, layer
         if self._graphs:
             try:
                 self._pool = self._pool or torch.cuda.graph_pool_handle()
@@ -252,7 +259,7 @@ class TorchModel:
         place, position = self._place(bucket, inputs, split)
         x = F.embedding(inputs.ids, self.embeddings)
         cache = self.cache[:, :, : bucket.rows, :, : SCRATCH + bucket.reach]
-        x = self._through(x, cache, place, self._layer, split)
+        x = self._states(x, cache, place, split=split)
         x = normalise(x, self.gain, self._sizes.eps).flatten(0, 1)
         draws = None
         if bucket.noisy:
@@ -282,10 +289,10 @@ class TorchModel:
         return Place(rows, torch.where(real, SCRATCH + position, step), *self.tables.at(position), bias, draft), position
 
 
-def _compiled_layer() -> Callable[..., Any]:
-    """The layer as few kernels. Buckets differ in three sizes, of which the compiler makes variables after the first few."""
+def compiled_layer(**options: Any) -> Callable[..., Any]:
+    """The layer as few kernels. Batches differ in few sizes, of which the compiler makes variables when it sees a second value."""
     # Start-up cost: the compiler takes a second to import, and only GPUs use it.
     import torch._dynamo.config as settings
 
     settings.recompile_limit = max(settings.recompile_limit, COMPILED_SHAPES)
-    return torch.compile(layer, fullgraph=True)  # type: ignore[no-any-return]
+    return torch.compile(layer, fullgraph=True, **options)  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ class Inputs:
     """
 
     def __init__(self, bucket: Bucket, vocab: int, device: torch.device) -> None:
-        pinned = device.type == "cuda"
+        self._pinned = pinned = device.type == "cuda"
         shape = (bucket.rows, FIELDS + bucket.tokens)
         self.host = torch.zeros(shape, dtype=torch.int64, pin_memory=pinned)
         self.table = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -51,7 +51,7 @@ class Inputs:
             count = len(row.tokens)
             table[row.slot, :FIELDS] = (row.start, count, row.causal, row.draft, float_bits(row.temperature), signed(row.seed))
             table[row.slot, FIELDS : FIELDS + count] = row.tokens
-        self.table.copy_(self.host, non_blocking=True)
+        self.table.copy_(self.host, non_blocking=self._pinned)
         if self.host_bits is not None and self.bits is not None:
             allowed = self.host_bits.numpy()
             allowed[:] = 255
@@ -59,7 +59,7 @@ class Inputs:
                 if row.allowed is not None:
                     count = len(row.tokens)
                     allowed[row.slot, count - len(row.allowed) : count] = row.allowed.astype("<u4").view(np.uint8)
-            self.bits.copy_(self.host_bits, non_blocking=True)
+            self.bits.copy_(self.host_bits, non_blocking=self._pinned)
 
     # Views of the table; everything but the ids is [rows].
     @property
@@ -118,12 +118,12 @@ class Program:
 
     def record(self, pool: Any, choices: Sequence[bool]) -> None:
         """Record the body as a graph, with the quicker of the `choices` of splitting. Raises what the recording raises."""
-        self.inputs.table.zero_()  # no rows: what is written on the way goes to scratch places
+        self.inputs.table.zero_()  # no rows: what is computed on the way goes to scratch places
         best = float("inf")
         for split in choices:
             try:
                 graph, milliseconds = _recorded(partial(self.run, split), pool, timed=len(choices) > 1)
-            except RuntimeError:
+            except Exception:  # outermost for all but the last choice: another one may do
                 if self._graph is None and split == choices[-1]:
                     raise
                 log.warning("attention with split=%s cannot be recorded for %s", split, self.bucket, exc_info=True)
@@ -138,7 +138,7 @@ class Program:
             self.run(self.split)
         else:
             self._graph.replay()
-        self._host.copy_(self._out, non_blocking=True)
+        self._host.copy_(self._out, non_blocking=self._out.is_cuda)
 
     def answers(self, rows: Sequence[Row]) -> list[Answer]:
         """The answers to the rows launched last, once the device is done."""
