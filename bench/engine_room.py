@@ -55,7 +55,7 @@ def picture(side: int, seed: int) -> Image.Image:
 def first_block(rig: Rig) -> None:
     """From a decoded picture to the first committed block, in its parts."""
     scale, times = rig.scale, max(3, rig.scale.repeats // 10)
-    with rig.backend(2, max(4096, 2 * scale.context) if not scale.tiny else scale.context) as backend:
+    with rig.backend(1, min(4096, scale.context)) as backend:
         scripted = Scripted(backend, PACE, rig.config.mask, rig.word, rig.other)
         model = DiffusionVLM.over(rig.prompts, rig.config, scripted, shared=True)
         for number in range(scale.warm_up):
