@@ -73,7 +73,7 @@ class Scale:
     questions: int = 200
     callers: tuple[int, ...] = (1, 8, 32)
     calls_each: int = 4
-    copied: int = 4 << 30
+    copied: int = 2 << 30
 
     @property
     def tiny(self) -> bool:

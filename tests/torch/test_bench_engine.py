@@ -26,7 +26,7 @@ STAGES = {
     "small": "float32, linear: answers as numpy's",
     "room": "peak memory",
     "table": "tokens/s of 8 blocks over those of one",
-    "growth": "memory grown over the second half",
+    "growth": "memory grown over the last half",
     "http": "tiny: from start to ready",
     "kernels": "kernels per forward, as served",
 }

@@ -79,10 +79,12 @@ def wants_steps(accept: str) -> bool:
     return accept.split(";")[0].strip().lower() == STREAM
 
 
-def told(call: DrawCall, model: Drawer, cancelled: Cancelling) -> Iterator[bytes]:
-    """The drawing as events: `{"step": 1, "steps": 4}` after each step, then the answer's body. Blocking; raises as `Drawer.steps`."""
+def step(done: Step) -> bytes:
+    """A step as an event of a stream."""
+    return sse.event(msgspec.json.encode({"step": done.number, "steps": done.of}))
+
+
+def events(call: DrawCall, model: Drawer, cancelled: Cancelling) -> Iterator[Step | bytes]:
+    """A drawing's steps, then the body of the answer. Blocking; raises as `Drawer.steps` does."""
     for event in model.steps(call.wish, cancelled):
-        if isinstance(event, Step):
-            yield sse.event(msgspec.json.encode({"step": event.number, "steps": event.of}))
-        else:
-            yield sse.event(artifact(call, event))
+        yield event if isinstance(event, Step) else artifact(call, event)

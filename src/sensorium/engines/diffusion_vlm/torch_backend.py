@@ -5,9 +5,10 @@ It does not know decoding, text or which answer has which slot.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,6 +88,20 @@ class TorchBackend:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
         self.model.copy(source, target, length)
 
+    @property
+    def numbers(self) -> str:
+        """The number formats, for status pages: of the decoder, and of the tower where it has another."""
+        names = dict.fromkeys(str(one.dtype).removeprefix("torch.") for one in (self.model, self.tower))
+        return " and, for pictures, ".join(names)
+
+    def close(self) -> None:
+        """Give the device's memory back. The backend cannot be used afterwards."""
+        synchronise(self.device)
+        del self.model, self.tower
+        gc.collect()  # recorded forwards and the decoder refer to each other
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _look(self, pixels: Floats) -> Look:
         with torch_weights.current(self.device):
             moved = self._moved(pixels)
@@ -121,7 +136,9 @@ class TorchBackend:
         """The row with plain tensors for its features; the decoder's stream waits for them."""
         if row.features is None:
             return row
-        look: Look = row.features.rows
+        look = row.features.rows
+        if not isinstance(look, Look):
+            return row
         if look.done is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(look.done)
@@ -142,14 +159,8 @@ def load(
     `memory` is what the model may take there in bytes (None: what is free). Raises SettingsError that lists what is wrong with the folder
     or says what does not fit, and Unavailable (out_of_memory) where the device filled up meanwhile.
     """
-    config = read_config(folder)
-    device = devices.choose(order.device)
-    dtype = devices.dtype(order.dtype, device)
-    vision_dtype = devices.dtype(order.vision_dtype or order.dtype, device)
-    try:
-        room = fitting(config, order, device, (dtype, vision_dtype), memory)
-    except SettingsError as error:
-        raise SettingsError([f"{folder.name} on {device}: {problem}" for problem in error.problems]) from error
+    fit = fitting(folder, order, memory)
+    config, device, dtype, vision_dtype, room = fit.config, fit.device, fit.dtype, fit.vision_dtype, fit.room
 
     def build() -> TorchBackend:
         adapter = load_adapter(folder / FOLDER, config) if (folder / FOLDER).is_dir() else None
@@ -175,15 +186,37 @@ def load(
     return guarded(device, f"the model {folder.name}", build)
 
 
-def fitting(config: VLMConfig, order: ModelOrder, device: Any, dtypes: tuple[Any, Any], memory: int | None) -> Room:
-    """Slots and length by the device's free memory. Raises SettingsError with the bytes."""
-    item, vision_item = (dtype.itemsize for dtype in dtypes)
-    needs = demand(config, item, vision_item, scratch=SCRATCH, unit=PART_UNIT, graphs=device.type == "cuda")
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a checkpoint will lie on its device: the number formats of decoder and tower, the slots, and all it takes in bytes."""
+
+    config: VLMConfig
+    device: Any
+    dtype: Any
+    vision_dtype: Any
+    room: Room
+    bytes: int
+
+
+def fitting(folder: Path, order: ModelOrder, memory: int | None = None) -> Fit:
+    """Choose all that by the order, the config and the device's free memory; no weights are read. Raises SettingsError as `load` does."""
+    config, device = read_config(folder), devices.choose(order.device)
+    dtype, vision_dtype = (devices.dtype(name, device) for name in (order.dtype, order.vision_dtype or order.dtype))
     free = devices.free_bytes(device)
-    custom = CPU if device.type == "cpu" else GPU
-    return choose_room(
-        needs, free if memory is None else min(free, memory), config.positions, custom, slots=order.slots, context=order.context
-    )
+    gpu = device.type == "cuda"
+    needs = demand(config, dtype.itemsize, vision_dtype.itemsize, scratch=SCRATCH, unit=PART_UNIT, graphs=gpu)
+    try:
+        room = choose_room(
+            needs,
+            free if memory is None else min(free, memory),
+            config.positions,
+            CPU if device.type == "cpu" else GPU,
+            slots=order.slots,
+            context=order.context,
+        )
+    except SettingsError as error:
+        raise SettingsError([f"{folder.name} on {device}: {problem}" for problem in error.problems]) from error
+    return Fit(config, device, dtype, vision_dtype, room, needs.weights + needs.work + needs.cache(room))
 
 
 def guarded(device: Any, what: str, work: Callable[[], Result]) -> Result:
