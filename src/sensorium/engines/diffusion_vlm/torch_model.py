@@ -72,9 +72,8 @@ class TorchModel:
             self.embeddings = taken.one("encoder.embed_tokens")
             self.gain = taken.one("encoder.norm")
             self.blocks = take_blocks(config, taken, adapter, device, dtype)
-            self._select = Selection(
-                even_head(taken.one("diffusion_head")), config.vocab, config.mask if ban_mask else None, not float32_confidence
-            )
+            banned = config.mask if ban_mask else None
+            self._select = Selection(even_head(taken.one("diffusion_head")), config.vocab, banned, not float32_confidence)
             positions = self.slot_positions(length)
             self.limits = Limits(slots, positions - SCRATCH, adapter is not None)
             self.tables = make_tables(config, positions - SCRATCH, device)
@@ -203,14 +202,9 @@ class TorchModel:
         """One row in its slot's view, without padding: normed states [n, hidden], or of the last position only."""
         count = len(row.tokens)
         stop = row.start + count
-        keys = stop
-        x = F.embedding(self._moved(torch.tensor(row.tokens)), self.embeddings)
-        if row.features is not None:
-            x[self._moved(torch.tensor(list(row.features.at), dtype=torch.int64))] = torch.as_tensor(
-                row.features.rows, device=self.device
-            ).to(x.dtype)
+        x = self._embedded(row)
         at = torch.arange(row.start, stop, device=self.device)[None]
-        bias = None
+        keys, bias = stop, None
         if row.causal and count > 1:
             keys = -(-stop // PART_UNIT) * PART_UNIT  # kernels want a bias of even width; what is beyond `stop` is hidden by it
             visible = torch.arange(keys, device=self.device) <= at[..., None]
@@ -226,6 +220,14 @@ class TorchModel:
         cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + keys]
         x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
+
+    def _embedded(self, row: Row) -> torch.Tensor:
+        """The embeddings of a row's tokens [n, hidden], the features in their places."""
+        x = F.embedding(self._moved(torch.tensor(row.tokens)), self.embeddings)
+        if row.features is not None:
+            at = self._moved(torch.tensor(list(row.features.at), dtype=torch.int64))
+            x[at] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+        return x
 
     def _moved(self, values: torch.Tensor) -> torch.Tensor:
         """Values of the host on the device, without waiting for what it is doing."""
