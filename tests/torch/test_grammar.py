@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from sensorium.engines.diffusion_vlm.answer_schema import LARGEST
 from sensorium.engines.diffusion_vlm.config import read_config
-from sensorium.engines.diffusion_vlm.grammar import KEPT, LARGEST, Grammar, Grammars, check_mode
+from sensorium.engines.diffusion_vlm.grammar import KEPT, Grammar, Grammars
 from sensorium.engines.diffusion_vlm.rows import Bits
 from sensorium.errors import BadRequest
 from tests.engines.diffusion_vlm.checkpoints import OFFICIAL_IDS, byte_tokenizer, word_tokenizer
@@ -250,11 +251,14 @@ def test_a_schema_that_only_looks_like_too_much_is_taken(schema: Any) -> None:
 
 def test_limits_that_are_met_on_the_way_end_the_answer_but_not_a_look_ahead() -> None:
     """Three thousand members that may all come next are more than a step may consider."""
-    grammar = begun({"type": "object", "properties": {f"p{number}": {} for number in range(3000)}, "additionalProperties": False})
+    wide = {"type": "object", "properties": {f"p{number}": {} for number in range(3000)}, "additionalProperties": False}
+    grammar = begun({"type": "object", "properties": {"a": wide}, "required": ["a"]})
+    grammar.commit(ids_of('{"a":'))
     (opening,) = ids_of('{"')
     before = bits(grammar.allowed())
     assert opening in before and grammar.path([opening])[0] == 0
     assert bits(grammar.allowed()) == before and grammar.forced(3) == []
+    assert grammar.path([*ids_of("{"), opening])[0] == 0 and grammar.path(ids_of(" "))[0] == 1
     with pytest.raises(BadRequest, match="too complex"):
         grammar.commit([opening])
 
@@ -319,12 +323,3 @@ def test_without_the_library_the_reason_is_told(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BadRequest, match="llguidance") as refused:
         Grammars(tokenizer(), config(), special()).compile('{"type":"object"}')
     assert "sensorium[torch]" in (refused.value.hint or "") and refused.value.param == "response_format"
-
-
-def test_blocks_in_any_order_follow_no_grammar() -> None:
-    for mode in ("auto", "linear", "ar"):
-        check_mode(mode, "{}")
-    check_mode("diffusion", None)
-    with pytest.raises(BadRequest) as refused:
-        check_mode("diffusion", "{}")
-    assert refused.value.param == "mode" and "linear or ar" in (refused.value.hint or "")
