@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from sensorium.engines.diffusion_vlm.answer_schema import LARGEST
 from sensorium.engines.diffusion_vlm.config import read_config
-from sensorium.engines.diffusion_vlm.grammar import KEPT, Grammar, Grammars
+from sensorium.engines.diffusion_vlm.grammar import Grammar, Grammars
 from sensorium.engines.diffusion_vlm.rows import Bits
 from sensorium.errors import BadRequest
 from tests.engines.diffusion_vlm.checkpoints import OFFICIAL_IDS, byte_tokenizer, word_tokenizer
@@ -271,12 +271,35 @@ def test_answers_to_one_schema_know_nothing_of_each_other() -> None:
     assert bits(one.allowed()) == allowed_after(json.dumps(OK), ids_of('{"ok"'))
 
 
-def test_only_so_many_compiled_grammars_are_kept() -> None:
-    made = Grammars(tokenizer(), config(), special())
-    for number in range(KEPT + 5):
-        made.compile(json.dumps({"const": number}))
-    assert len(made._compiled) == KEPT
-    assert bits(made.compile('{"const": 0}').allowed())
+def test_an_answer_that_runs_into_the_limits_leaves_those_of_others_alone() -> None:
+    """Each place in the text makes this pattern's automaton larger."""
+    schema = {"type": "string", "pattern": "^(a|b)*a(a|b){18}$"}
+    rng, greedy, modest = random.Random(0), begun(schema), begun(schema)
+    greedy.commit(ids_of('"'))
+    letters = [*ids_of("a"), *ids_of("b")]
+    with pytest.raises(BadRequest, match="too complex"):
+        for _ in range(40_000):
+            assert set(letters) <= bits(greedy.allowed())
+            greedy.commit([rng.choice(letters)])
+    written = ids_of('"' + "ab" * 40)
+    for grammar in (modest, begun(schema)):
+        assert grammar.path(written)[0] == len(written)
+
+
+def test_looking_ahead_leaves_no_trace() -> None:
+    """Ways that were looked at and not taken change nothing that comes after."""
+    empty = {"type": "object", "properties": {}, "additionalProperties": False}
+    schema = OK | {"properties": {'q"': empty, "name": {"type": "boolean"}}, "required": ["name"]}
+    right, wrong = ids_of('{"name":true}'), [ids_of('{"q\\""'), ids_of('{"q\\"": {}'), ids_of('{"name": f'), ids_of('{"n')]
+    wanted = [bits(mask) for mask in begun(schema).path(right)[1]]
+    rng = random.Random(0)
+    for _ in range(30):
+        grammar = begun(schema)
+        for place in range(len(right)):
+            for _ in range(rng.randrange(4)):
+                grammar.path(rng.choice(wrong)[place:])
+            assert [bits(mask) for mask in grammar.path(right[place:])[1]] == wanted[place:]
+            grammar.commit(right[place : place + 1])
 
 
 @pytest.mark.parametrize("words", [word_tokenizer(OFFICIAL_IDS), Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.rows import Bits
 from sensorium.errors import BadRequest
 
-KEPT = 32
 SEPARATORS = {"item_separator": ",[ ]?", "key_separator": ":[ ]?"}
 STRICT = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False, "json_allow_general_unicode_escapes": False}
 # A third or less of llguidance's own: a step stays in milliseconds, an answer's automaton in tens of megabytes.
@@ -42,7 +40,6 @@ class Grammars:
         """`special` ids leave no text: none of them but the config's ends is ever allowed."""
         self._tokenizer, self._config, self._special = tokenizer, config, special
         self._vocabulary: _Vocabulary | None = None
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     def compile(self, schema: str) -> Grammar:
         """The grammar of a schema's JSON text, at its beginning.
@@ -53,13 +50,9 @@ class Grammars:
         if self._vocabulary is None:
             self._vocabulary = _Vocabulary(self._tokenizer, self._config, self._special)
         vocabulary = self._vocabulary
-        if schema not in self._compiled:
-            screen(schema)
-            self._compiled[schema] = vocabulary.matcher(schema)
-            if len(self._compiled) > KEPT:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(schema)
-        return Grammar(self._compiled[schema].deep_copy(), vocabulary.text, vocabulary.ends)
+        screen(schema)
+        # Compiled anew for each answer, a matter of a millisecond: copies of a matcher share a lexer, whose limits one answer could use up.
+        return Grammar(vocabulary.matcher(schema), vocabulary.text, vocabulary.ends)
 
 
 class Grammar:
