@@ -20,6 +20,8 @@ ORDER = (
         "fetch",
         "options",
         "options_queue",
+        "model_folders",
+        "options_engines",
         "settings",
         "settings_text",
         "reference_env",
@@ -30,7 +32,7 @@ ORDER = (
         "apps",
         "api",
     ),
-    *("certificates", "providers", "overview", "probe", "live", "status", "metrics", "durable", "doors", "app", "client"),
+    *("certificates", "providers", "overview", "probe", "live", "status", "metrics", "durable", "doors", "local_engines", "app", "client"),
     *(
         "cli_outcome",
         "cli_calls",
@@ -50,6 +52,7 @@ ORDER = (
     ),
 )
 MAY_USE = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
+    "local_engines": {*ORDER[: ORDER.index("local_engines") + 1], "engines"},
     "app": {*ORDER[: ORDER.index("app") + 1], "engines"},
     "client": {"errors", "wire", "client"},
     "engines": {"errors", "exchange", "webserver", "egress", "fetch", "wire", "engines"},

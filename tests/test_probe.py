@@ -76,7 +76,7 @@ def test_each_provider_is_tried_once_per_modality_by_its_first_route(site: Site)
     key = Key()
     talk, draw = key.at(f"http://{site.address}{INTEGRATE}/v1", "talk"), key.at(f"http://{site.address}{AI}/v1/genai", "draw")
     routes = [chat(LLAMA, talk), chat("meta/other", talk), chat("*", talk), nvidia("image", draw, dialect="genai")]
-    ours = replace(talk, name="local", local=True)
+    ours = replace(talk, name="local", local=True, own=True)
     shipped = [image("black-forest-labs/flux.1-dev", ours, stand_in=True), chat("ours", ours)]
 
     async def test(bench: Bench) -> None:

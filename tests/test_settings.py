@@ -9,6 +9,7 @@ import pytest
 
 from sensorium.errors import SettingsError
 from sensorium.options import AudioSettings, HostedModel, Local, ProviderSettings, SecretRef, Server, VaultSettings
+from sensorium.options_engines import EngineModel, EngineSettings
 from sensorium.options_queue import Jobs
 from sensorium.settings import is_loopback, load, load_for_vault
 
@@ -195,7 +196,7 @@ def test_the_example_loads_and_shows_every_option() -> None:
     assert (settings.vault, settings.local, settings.jobs) == (VaultSettings(), Local(), Jobs())
     text = EXAMPLE.read_text("utf-8")
     shown = set(re.findall(r"(?:^|[{,#] *)(\w+) = ", text, re.MULTILINE))
-    sections = (Server, VaultSettings, Local, Jobs, AudioSettings, ProviderSettings, HostedModel)
+    sections = (Server, VaultSettings, Local, Jobs, AudioSettings, ProviderSettings, HostedModel, EngineSettings, EngineModel)
     options = {option for section in sections for option in section.model_fields}
     assert options - shown == set()
 

@@ -21,6 +21,7 @@ from sensorium.options import (
     Server,
     VaultSettings,
 )
+from sensorium.options_engines import EngineModel, EngineSettings
 from sensorium.options_queue import CallerSettings, FilesSettings, Jobs, WebhookSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -39,6 +40,8 @@ TABLES: dict[str, type[Section]] = {
     "[router.audio]": AudioSettings,
     "[providers.NAME]": ProviderSettings,
     "a model": HostedModel,
+    "[engines.NAME]": EngineSettings,
+    "a model of an engine": EngineModel,
 }
 
 

@@ -10,15 +10,15 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from sensorium import certificates, durable, providers
+from sensorium import certificates, durable, local_engines, providers
 from sensorium.api.fal_proxy import FalProxy
 from sensorium.doors import Operators, realtime_bytes, router
 from sensorium.durable import Durable
@@ -26,11 +26,13 @@ from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError, Unavailable
 from sensorium.live import Change, LiveSettings, Source
 from sensorium.metrics import Counted, Metrics
+from sensorium.model_folders import PACKAGED
 from sensorium.overview import overview
 from sensorium.probe import AT_START_S, Prober
 from sensorium.routing import shipped
-from sensorium.routing.call import Credential, Provider, Record, Route
+from sensorium.routing.call import Record, Route
 from sensorium.routing.catalog import Catalog
+from sensorium.routing.company import Company
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.ledger import Ledger
@@ -47,13 +49,13 @@ from sensorium.store.vault import Vault
 from sensorium.store.writer import end_process
 from sensorium.webserver import Server, Tls, address, configured, listen
 
-MODELS = Path(__file__).parent / "models"
 LOG_FILE, LOG_BYTES = "hub.log", 8 * 1024 * 1024
 TABLE_WAIT_S = 10.0
+HANG_S = 60.0  # of the shipped models
 log = logging.getLogger("sensorium.hub")
 
 
-def shipped_models(folder: Path = MODELS) -> dict[Path, ShippedModel]:
+def shipped_models(folder: Path = PACKAGED) -> dict[Path, ShippedModel]:
     """The model folders of the package, each with what its side config declares."""
     found = {}
     for side in sorted(folder.glob("*/sensorium.json")):
@@ -62,26 +64,23 @@ def shipped_models(folder: Path = MODELS) -> dict[Path, ShippedModel]:
     return found
 
 
-def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None) -> Catalog:
-    """Every route: the operator's providers in their order, then the shipped models and their stand-ins."""
+def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None, engines: Iterable[EngineProcess] = ()) -> Catalog:
+    """Every route: the operator's providers in their order, then the models of `engines`, then the shipped ones and their stand-ins."""
     hosted = providers.routes(settings, vault)
+    own = local_engines.routes(settings, {one.name: one for one in engines})
     if engine is None:
-        return Catalog(hosted)
-    ours = shipped_routes(settings, engine, taken={route.id for route in hosted})
+        return Catalog([*hosted, *own])
+    ours = shipped_routes(settings, engine, taken={route.id for route in (*hosted, *own)})
     # An open route takes the well-known names of its modality too.
     opened = {route.modality for route in hosted if route.open and route.dialect != "anthropic"}
-    return Catalog([*hosted, *(route for route in ours if not (route.stand_in and route.modality in opened))])
+    return Catalog([*hosted, *own, *(route for route in ours if not (route.stand_in and route.modality in opened))])
 
 
 def shipped_routes(settings: Settings, engine: EngineProcess | None = None, taken: Collection[str] = ()) -> list[Route]:
     """The shipped models and their stand-ins; without an engine, as they would be."""
     if not settings.local.enabled:
         return []
-    deadline = settings.local.deadline_s
-    local = Provider("local", "", Credential(), deadline, deadline, local=True)
-    if engine is not None:
-        key = Credential(None, lambda: engine.token)
-        local = replace(local, base_url=f"{engine.base_url}/v1", credential=key, down=lambda: _failure(engine))
+    local = local_engines.provider("local", settings.local.deadline_s, engine)
     return shipped.routes(shipped_models().values(), local, settings.local.stand_ins, taken)
 
 
@@ -114,13 +113,15 @@ def build(
     vault: Vault,
     source: Source | None = None,
     calls: Calls | None = None,
+    own: Sequence[EngineProcess] = (),
 ) -> Hub:
     """The hub over `send`, the transport to the models.
 
-    `source` is where its settings come from; finished calls go into `calls`, without it only into the log.
+    `source` is where its settings come from; finished calls go into `calls`, without it only into the log. `own` are the engines of the
+    settings' tables, `engine` that of the shipped models.
     """
     files = durable.shelf(settings, vault)
-    under_way, health, clock = UnderWay(Own(send, files.own)), Health(time.monotonic), time.monotonic
+    under_way, health, clock = UnderWay(Company(Own(send, files.own))), Health(time.monotonic), time.monotonic
     counted = Counted()
 
     def ended(done: Record) -> None:
@@ -128,16 +129,16 @@ def build(
         record(done)
 
     recorded = Ledger(calls, ended).record if calls else ended
-    dispatch = Dispatch(catalog(settings, engine, vault), Parts(under_way, recorded, health, clock), settings.router.order)
+    dispatch = Dispatch(catalog(settings, engine, vault, own), Parts(under_way, recorded, health, clock), settings.router.order)
     prober = Prober(send, health, clock)
 
     def take_over(after: Settings, change: Change) -> None:
-        dispatch.catalog, dispatch.order = catalog(after, engine, vault), after.router.order
+        dispatch.catalog, dispatch.order = catalog(after, engine, vault, own), after.router.order
         health.forget(change.providers)
         whole.max_body = after.server.max_body_bytes
 
     live = LiveSettings(settings, source, take_over, time.time)
-    engines = [engine] if engine else []
+    engines = [*([engine] if engine else []), *own]
     lasting = durable.build(settings, dispatch, vault, files)
     jobs = lasting.jobs
     status = Status(lambda: dispatch.catalog, health, under_way, prober, live, vault.database, jobs, engines, clock, clock())
@@ -148,9 +149,9 @@ def build(
 
 
 async def run(settings: Settings, say: Callable[[str], None], require: Sequence[str] = (), source: Source | None = None) -> bool:
-    """Serve until told to stop: the engine first, then the hub; at the end the other way round. True when Ctrl-C stopped it.
+    """Serve until told to stop: the engines first, then the hub; at the end the other way round. True when Ctrl-C stopped it.
 
-    `say` gets the start-up table, once the engine and the first tries of the providers have ended, or a while after the start.
+    `say` gets the start-up table, once the engines and the first tries of the providers have ended, or a while after the start.
     Raises SettingsError when the address cannot be had, or a modality that is in `require` is off.
     """
     async with AsyncExitStack() as stopping:  # backwards, each step whatever became of those before
@@ -170,12 +171,12 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         calls = Calls(database, settings.calls.keep_days * DAY_S, settings.calls.keep)
         stopping.callback(calls.close)
         _beside(stopping, calls.keep_writing())
-        engine = _engine(settings)
-        if engine is not None:
-            stopping.push_async_callback(engine.stop)
+        engine, own = _engine(settings), local_engines.processes(settings)
+        engines = [*([engine] if engine else []), *own]
+        stopping.push_async_callback(_ended, engines)
         upstream = Upstream(allow_egress=settings.server.allow_egress)
         stopping.push_async_callback(upstream.close)
-        hub = build(settings, engine, upstream.send, vault, source, calls)
+        hub = build(settings, engine, upstream.send, vault, source, calls, own)
         lasting = hub.durable
         stopping.callback(lasting.jobs.requests.close)
         _insist(require, hub.status)  # as far as settings and keys tell
@@ -184,11 +185,11 @@ async def run(settings: Settings, say: Callable[[str], None], require: Sequence[
         _beside(stopping, lasting.jobs.run())
         _beside(stopping, lasting.keep_swept())
         _beside(stopping, lasting.keep_small())
-        if engine is not None:
-            await engine.start()
+        for one in engines:
+            await one.start()
         if settings.server.probe_at_start:
             _beside(stopping, hub.prober.keep(lambda: hub.dispatch.catalog.routes))
-        started = _beside(stopping, _started(engine, hub.prober if settings.server.probe_at_start else None))
+        started = _beside(stopping, _started(engines, hub.prober if settings.server.probe_at_start else None))
         if require:
             await asyncio.wait({started}, timeout=AT_START_S + TABLE_WAIT_S)
             _insist(require, hub.status)
@@ -226,13 +227,19 @@ def _beside(stopping: AsyncExitStack, work: Coroutine[Any, Any, None]) -> asynci
     return task
 
 
-async def _started(engine: EngineProcess | None, prober: Prober | None) -> None:
-    """The engine is ready or has failed, and every provider has been tried."""
+async def _started(engines: Sequence[EngineProcess], prober: Prober | None) -> None:
+    """The engines are ready or have failed, and every provider has been tried."""
     if prober is not None:
         await prober.tried.wait()
-    if engine is not None:
+    until = time.monotonic() + TABLE_WAIT_S
+    for engine in engines:
         with suppress(SettingsError, Unavailable):  # the table says which of the two it was
-            await engine.wait_ready(TABLE_WAIT_S)
+            await engine.wait_ready(max(0.0, until - time.monotonic()))
+
+
+async def _ended(engines: Sequence[EngineProcess]) -> None:
+    """All stop at the same time: each has a grace of its own."""
+    await asyncio.gather(*(engine.stop() for engine in engines))
 
 
 def _insist(require: Sequence[str], status: Status) -> None:
@@ -297,10 +304,7 @@ def _engine(settings: Settings) -> EngineProcess | None:
         allow_egress=settings.server.allow_egress,
         queue=settings.local.queue,
         deadline_s=settings.local.deadline_s,
+        hang_s=HANG_S,
         environment=settings.child_environment,
         log=settings.data_dir / "engine-local.log",
     )
-
-
-def _failure(engine: EngineProcess) -> str | None:
-    return "; ".join(engine.problems) or "its engine cannot run" if engine.state == "failed" else None

@@ -17,6 +17,7 @@ from sensorium import (
     cli_checkpoint,
     cli_client,
     cli_doctor,
+    cli_engine,
     cli_import,
     cli_jobs,
     cli_provider,
@@ -272,6 +273,8 @@ app.command("import-env")(cli_import.import_env)
 app.command("client")(cli_client.print_lines)
 app.command()(cli_tls.tls)
 app.command()(cli_checkpoint.pull)
+app.command()(cli_engine.engine)
+app.command("verify-checkpoint")(cli_checkpoint.verify_checkpoint)
 app.add_typer(cli_provider.app, name="provider")
 app.add_typer(cli_jobs.app, name="jobs", context_settings={"obj": _hub})
 app.add_typer(cli_secret.app, name="secret", context_settings={"obj": (os.environ, outcome)})

@@ -57,7 +57,14 @@ def _last(route: Mapping[str, Any]) -> str:
 
 def _engine(name: str, one: Mapping[str, Any]) -> str:
     again = f", started again {one['restarts']} times" if one["restarts"] else ""
-    return f"  {name}: {one['state']}{again}" + "".join(f"; {problem}" for problem in one["problems"])
+    silent = f", silent for {_time(one['silent_s'])}" if one.get("silent_s") else ""
+    loading = "".join(f"; {_model(model)}" for model in one.get("loading", ()))
+    return f"  {name}: {one['state']}{again}{silent}{loading}" + "".join(f"; {problem}" for problem in one["problems"])
+
+
+def _model(one: Mapping[str, Any]) -> str:
+    sizes = f" {one['loaded_bytes'] / 1e9:.1f} of {one['total_bytes'] / 1e9:.1f} GB" if one["total_bytes"] else ""
+    return f"{one['model']} {one['state']}{sizes}"
 
 
 def _time(seconds: float) -> str:

@@ -63,7 +63,7 @@ def router(
 ) -> Router:
     """All routes of the hub; those of its operator, and fal's, only where there is something behind them."""
     auth = Auth(settings.token, settings.caller_tokens)
-    audio, health = AudioDoor(dispatch), HealthDoor(states)
+    audio, health = AudioDoor(dispatch), HealthDoor(states, operators.status.loaded if operators else dict)
     media = MediaDoor(dispatch, audio, jobs)
     entries = [
         *_openai(dispatch, jobs),

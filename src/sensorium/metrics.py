@@ -30,7 +30,7 @@ from sensorium.store.files import Files
 
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 NOBODY: Final = ""  # the provider of a call that none answered; to Prometheus an empty label is a missing one
-STATES: Final = ("open", "trying", "limited", "out")
+STATES: Final = ("open", "trying", "limited", "loading", "out")
 ENDS: Final = ("succeeded", "failed", "cancelled")
 Named = TypeVar("Named", bound=tuple[str, ...])
 log = logging.getLogger("sensorium.hub")
@@ -120,6 +120,8 @@ class Metrics:
         engines = self.status.engines
         states = {(engine.name, engine.state): 1 for engine in engines}
         yield _gauge("engine_state", "1 for the state that an engine process is in.", ("engine", "state"), states)
+        loaded = {(name,): part for name, part in self.status.loaded().items()}
+        yield _gauge("engine_loaded_ratio", "The part of its models that an engine process has loaded.", ("engine",), loaded)
         restarts = CounterMetricFamily("sensorium_engine_restarts", "Starts of an engine process after it had ended.", labels=("engine",))
         for engine in engines:
             restarts.add_metric((engine.name,), engine.restarts)

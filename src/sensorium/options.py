@@ -94,6 +94,7 @@ def _variable_name(text: str) -> str:
 
 HostPort = Annotated[str, AfterValidator(_host_port)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+ModelId = Annotated[str, AfterValidator(_model_id)]
 Order = Literal["any", "local_first", "hosted_first", "local_only", "hosted_only"]
 Variable = Annotated[str, AfterValidator(_variable_name)]
 Kind = Literal["openai", "genai", "nvidia", "anthropic", "fal", "engine", "hub"]
@@ -182,7 +183,7 @@ class Times(Section):
 class NamedModel(Times):
     """One model of a table whose modality is known. A string stands for its `id`."""
 
-    id: Annotated[str, AfterValidator(_model_id)] = Field(description="the name that callers use")
+    id: ModelId = Field(description="the name that callers use")
     vision: bool = Field(default=False, description="a chat model that takes pictures")
     edit: bool = Field(default=False, description='an image model that edits pictures; `"*"` picks among these for an edit')
     upstream: str | None = Field(default=None, min_length=1, description="the provider's own name for it, when it is another")

@@ -108,7 +108,7 @@ class Prober:
         """Try what has not been tried yet, and anew what did not work some minutes ago. Takes at most AT_START_S seconds."""
         first: dict[tuple[str, str], Route] = {}
         for route in routes:
-            if not (route.stand_in or route.provider.name == "local"):
+            if not (route.stand_in or route.provider.own):
                 first.setdefault((route.provider.name, route.modality), route)
         self._looked = {place: look for place, look in self._looked.items() if place in first}
         await asyncio.gather(*(self._look(place, route) for place, route in first.items() if self._due(place, route)))

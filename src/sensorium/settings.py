@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
+from sensorium import options_engines
 from sensorium.errors import SettingsError
 from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
+from sensorium.options_engines import EngineSettings
 from sensorium.options_queue import CallerSettings, FilesSettings, Jobs, WebhookSettings
 
 SHORT = 20  # characters; keys are longer
@@ -47,6 +49,7 @@ class Settings(Section):
     callers: dict[str, CallerSettings] = Field(default={})
     router: RouterSettings = RouterSettings()
     providers: dict[str, ProviderSettings] = Field(default={})
+    engines: dict[str, EngineSettings] = Field(default={})
     token: str | None = Field(default=None, exclude=True, repr=False)
     keys: dict[str, str] = Field(default={}, exclude=True, repr=False)
     child_environment: dict[str, str] = Field(default={}, exclude=True, repr=False)
@@ -199,6 +202,8 @@ def _missing(settings: Settings) -> Iterator[str]:
         if name not in settings.keys:
             place = name if name.startswith(ROUTER) else f"providers.{name}"
             yield f"{place}.key_env: the environment variable {variable} is empty or not set"
+    for name, engine in settings.engines.items():
+        yield from (f"engines.{name}{problem}" for problem in options_engines.missing(engine, settings.data_dir))
     for option, variables, found in (
         ("token_env", _token_variables(settings), settings.caller_tokens),
         ("webhook_secret_env", _webhook_variables(settings), settings.webhook_secrets),
@@ -243,6 +248,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             yield ("router.audio.models: speech services are called by path, not by model; leave it out")
     for name, provider in settings.providers.items():
         yield from (f"providers.{name}{problem}" for problem in _of_provider(name, provider))
+    for name, engine in settings.engines.items():
+        if name in RESERVED or name in settings.providers:
+            yield f"engines.{name}: this name is {'the hub' if name in RESERVED else 'a provider'}'s own; choose another"
+        yield from (f"engines.{name}{problem}" for problem in options_engines.contradictions(name, engine))
     for name in settings.callers:
         if name in PRINCIPALS:
             yield f"callers.{name}: this name is the hub's own; choose another"

@@ -26,6 +26,19 @@ from sensorium.store.database import Database, StoreUnavailable
 MOST_NAMES: Final = 50  # of models that no route lists and that do not work; of lanes
 
 
+class Model(Protocol):
+    """How far one model of an engine is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def loaded_bytes(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+
+
 class Engine(Protocol):
     """What is shown of an engine process."""
 
@@ -37,6 +50,10 @@ class Engine(Protocol):
     def restarts(self) -> int: ...
     @property
     def problems(self) -> Sequence[str]: ...
+    @property
+    def progress(self) -> Sequence[Model]: ...
+    @property
+    def silent_s(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,11 @@ class Status:
         """Every modality, on or off."""
         return standings(self.catalog().routes, self.why)
 
+    def loaded(self) -> dict[str, float]:
+        """The part of its models that each engine has loaded, by its name, as far as it is known."""
+        sizes = [(one, sum(model.total_bytes for model in one.progress)) for one in self.engines]
+        return {one.name: sum(model.loaded_bytes for model in one.progress) / size for one, size in sizes if size}
+
     def report(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
@@ -82,7 +104,7 @@ class Status:
             "modalities": {one.name: {"on": one.on, "detail": one.said, "trouble": one.trouble} for one in self.standings()},
             "routes": [self._route(route) for route in self._routes()],
             "jobs": _jobs(self.jobs),
-            "engines": {one.name: {"state": one.state, "restarts": one.restarts, "problems": one.problems} for one in self.engines},
+            "engines": {one.name: _engine(one) for one in self.engines},
         }
 
     def _routes(self) -> Iterator[Route]:
@@ -112,6 +134,19 @@ class Status:
             "in_flight": self.under_way.on(route),
             "tried": None if found is None else {"state": found.state, "detail": found.detail},
         }
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    """An engine; `loading` while its models are on their way, `silent_s` when nothing is heard of it."""
+    told: dict[str, Any] = {"state": engine.state, "restarts": engine.restarts, "problems": engine.problems}
+    if engine.state != "ready" and engine.progress:
+        told["loading"] = [
+            {"model": one.name, "state": one.state, "loaded_bytes": one.loaded_bytes, "total_bytes": one.total_bytes}
+            for one in engine.progress
+        ]
+    if engine.silent_s is not None:
+        told["silent_s"] = _rounded(engine.silent_s)
+    return told
 
 
 def _shown(condition: Condition) -> dict[str, Any]:

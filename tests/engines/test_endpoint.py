@@ -18,9 +18,12 @@ from sensorium.engines.diffusion_vlm.answering import Delta, Finished, Timings, 
 from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import SideConfig
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
+from sensorium.engines.drawing import Draw, Drawing, Step
 from sensorium.engines.endpoint import EngineApp
-from sensorium.engines.flow_image.engine import Draw, Drawing, FlowImage
+from sensorium.engines.flow_image.engine import FlowImage
+from sensorium.engines.hosted import Hosted, Place
 from sensorium.engines.lane import Lane
+from sensorium.engines.orders import ModelOrder
 from sensorium.errors import Cancelled, Unprocessable, UpstreamFailed
 from sensorium.wire import dataurl, sse
 from tests.engines.asgi import PATIENCE, Call, ask
@@ -38,7 +41,7 @@ class Script(DiffusionVLM):
     """Answers with given pieces, one for each permission; remembers what it was asked and how far it got."""
 
     def __init__(self, *pieces: str, reason: str = "stop", error: Exception | None = None) -> None:
-        self.name, self.scope, self._side = "script", "synthetic-scenes", SideConfig()
+        self.name, self.scope, self._side, self.shared = "script", "synthetic-scenes", SideConfig(), False
         self.pieces, self.reason, self.error = pieces, reason, error
         self.asked: list[Ask] = []
         self.made, self.ended = 0, threading.Event()
@@ -72,7 +75,14 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> FlowImage:
 
 
 def serve(*models: DiffusionVLM | FlowImage, **options: Any) -> EngineApp:
-    return EngineApp({f"sensorium/{model.name}": model for model in models}, options.pop("lane", Lane("cpu")), TOKEN, **options)
+    lane = options.pop("lane", Lane("cpu"))
+    return EngineApp(
+        [hosted(model).ready(model, lane, Place("numpy", "float32", 1, 640)) for model in models], options.pop("token", TOKEN), **options
+    )
+
+
+def hosted(model: DiffusionVLM | FlowImage, **order: Any) -> Hosted:
+    return Hosted(ModelOrder(path=model.name, **order), "diffusion_vlm" if isinstance(model, DiffusionVLM) else "flow_image")
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -165,7 +175,8 @@ def test_hanging_up_in_mid_stream_stops_the_work() -> None:
         assert model.made <= 2
         _, counters = await ask(app, "GET", "/v1/lane", headers=AUTH)
         now, ended = {"running": 0, "waiting": 0}, {"finished": 1, "cancelled": 1, "failed": 0, "refused": 0}
-        assert json.loads(counters) == {"device": "cpu", "limit": 32, **now, **ended}
+        told = {"device": "cpu", "limit": 32, **now, **ended}
+        assert json.loads(counters) == told | {"lanes": [told]}
 
     run(test())
 
@@ -463,12 +474,12 @@ class SlowFlow(FlowImage):
         self.__dict__.update(model.__dict__)
         self.begun, self.go, self.cancelled = threading.Event(), threading.Event(), threading.Event()
 
-    def draw(self, wish: Draw, cancelled: Callable[[], bool] = lambda: False) -> Drawing:
+    def steps(self, wish: Draw, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Step | Drawing]:
         self.begun.set()
         assert self.go.wait(PATIENCE)
         if cancelled():
             self.cancelled.set()
-        return super().draw(wish, cancelled)
+        yield from super().steps(wish, cancelled)
 
 
 def test_hanging_up_in_mid_image_stops_the_work(flow: FlowImage) -> None:
@@ -488,11 +499,12 @@ def test_hanging_up_in_mid_image_stops_the_work(flow: FlowImage) -> None:
 def test_a_full_queue_is_429_with_a_time_and_a_deadline_is_504(flow: FlowImage) -> None:
     async def test() -> None:
         model = SlowFlow(flow)
-        app = serve(model, lane=Lane("cpu", limit=1))
+        lane = Lane("cpu", limit=1)
+        app = serve(model, lane=lane)
         first = Call(app, "POST", DRAW, CUBE, AUTH)
         assert await asyncio.to_thread(model.begun.wait, PATIENCE)
         second = Call(app, "POST", DRAW, CUBE, AUTH)
-        while app._lane.counters.waiting == 0:
+        while lane.counters.waiting == 0:
             await asyncio.sleep(0)
         third, body = await ask(app, "POST", DRAW, CUBE, AUTH)
         assert (third.status, json.loads(body)["error"]["code"]) == (429, "busy")

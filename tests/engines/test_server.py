@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sensorium.engines import server
-from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
-from sensorium.engines.flow_image.engine import FlowImage
+from sensorium.engines.loading import Loading, kind
+from sensorium.engines.orders import ModelOrder, Orders
 from sensorium.errors import SettingsError
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 from tests.engines.flow_image import tiny
 
 
+def loading(*models: ModelOrder) -> Loading:
+    return Loading(Orders(token="", models=list(models), socket=-1), lambda told: None)
+
+
 def test_the_kind_is_declared(tmp_path: Path) -> None:
-    assert isinstance(server.load(tiny.write(tmp_path / "flow")), FlowImage)
-    assert isinstance(server.load(write_checkpoint(tmp_path / "vlm", side={})), DiffusionVLM)
+    assert kind(tiny.write(tmp_path / "flow")) == "flow_image"
+    assert kind(write_checkpoint(tmp_path / "vlm", side={})) == "diffusion_vlm"
 
 
 def test_an_official_checkpoint_without_our_file_is_a_vision_model(tmp_path: Path) -> None:
-    assert isinstance(server.load(write_checkpoint(tmp_path / "vlm")), DiffusionVLM)
+    assert kind(write_checkpoint(tmp_path / "vlm")) == "diffusion_vlm"
+
+
+def test_a_pipeline_of_diffusers_is_told_by_its_index(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}", "utf-8")
+    assert kind(tmp_path) == "flux"
 
 
 @pytest.mark.parametrize(
@@ -34,4 +43,62 @@ def test_an_official_checkpoint_without_our_file_is_a_vision_model(tmp_path: Pat
 def test_another_kind_is_refused(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "sensorium.json").write_text(content, "utf-8")
     with pytest.raises(SettingsError, match=says):
-        server.load(tmp_path)
+        kind(tmp_path)
+
+
+def test_a_folder_without_a_model_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"config\.json .*, model_index\.json .* or sensorium\.json"):
+        kind(tmp_path)
+    with pytest.raises(SettingsError, match="is no folder"):
+        kind(tmp_path / "nowhere")
+
+
+def test_all_that_is_wrong_with_the_orders_is_told_at_once(tmp_path: Path) -> None:
+    flow, vlm = tiny.write(tmp_path / "flow"), write_checkpoint(tmp_path / "vlm")
+    pipeline = tmp_path / "pipeline"
+    pipeline.mkdir()
+    (pipeline / "model_index.json").write_text("{}", "utf-8")
+    orders = [
+        ModelOrder(path=str(tmp_path / "nowhere")),
+        ModelOrder(path=str(flow), device="cuda"),
+        ModelOrder(path=str(pipeline)),
+        ModelOrder(path=str(vlm), name="mine"),
+        ModelOrder(path=str(vlm), serves=["mine"]),
+    ]
+    with pytest.raises(SettingsError) as caught:
+        loading(*orders)
+    expected = (
+        "is no folder",
+        "two models are called mine",
+        "sensorium/flow: a flow_image model runs with device numpy only, not cuda",
+        "sensorium/pipeline: FLUX runs with torch",
+    )
+    assert len(caught.value.problems) == len(expected)
+    assert all(says in problem for says, problem in zip(expected, caught.value.problems, strict=True))
+    with pytest.raises(SettingsError, match="no model is named"):
+        loading()
+
+
+def test_loading_tells_how_far_each_model_is(tmp_path: Path) -> None:
+    told: list[Any] = []
+    flow, vlm = tiny.write(tmp_path / "flow"), write_checkpoint(tmp_path / "vlm")
+    orders = Orders(token="", models=[ModelOrder(path=str(flow)), ModelOrder(path=str(vlm), name="eyes", serves=["other"])], socket=-1)
+    here = Loading(orders, lambda models: told.append([(one["name"], one["state"]) for one in models]))
+    assert here.quick
+    here.run()
+    assert told == [
+        [("sensorium/flow", "loading"), ("eyes", "waiting")],
+        [("sensorium/flow", "ready"), ("eyes", "loading")],
+        [("sensorium/flow", "ready"), ("eyes", "ready")],
+    ]
+    assert here.hosted[1].names == ("eyes", "other")
+    assert here.close(1)
+
+
+def test_a_model_that_cannot_be_loaded_has_failed(tmp_path: Path) -> None:
+    here = loading(
+        ModelOrder(path=str(tiny.write(tmp_path / "flow", prediction="velocity"))), ModelOrder(path=str(write_checkpoint(tmp_path / "vlm")))
+    )
+    with pytest.raises(SettingsError, match="prediction must be x0"):
+        here.run()
+    assert [one["state"] for one in here.progress()] == ["failed", "waiting"]

@@ -124,13 +124,18 @@ def test_models_that_cannot_be_loaded_are_reported_and_not_tried_again(folders: 
     run(test())
 
 
-def test_an_engine_that_dies_young_is_started_again_after_growing_pauses(folders: list[Path]) -> None:
+def test_an_engine_that_never_gets_ready_is_broken_after_the_third_and_tried_again_from_time_to_time(folders: list[Path]) -> None:
     async def test() -> None:
         pauses: list[float] = []
+        states: list[str] = []
         enough = asyncio.Event()
 
         async def pause(seconds: float) -> None:
             pauses.append(seconds)
+            states.append(engine.state)
+            if len(pauses) == 2:
+                with pytest.raises(Unavailable, match="not ready after 0 seconds; it is restarting"):
+                    await engine.wait_ready(0)
             if len(pauses) == 4:
                 enough.set()
                 await asyncio.Event().wait()
@@ -139,18 +144,83 @@ def test_an_engine_that_dies_young_is_started_again_after_growing_pauses(folders
         engine = EngineProcess("local", folders, environment=nowhere, log=folders[0] / "log", pause=pause)
         await engine.start()
         await enough.wait()
-        assert pauses == [0.0, 0.2, 0.4, 0.8]
-        assert (engine.restarts, engine.state) == (4, "restarting")
-        with pytest.raises(Unavailable, match="not ready after 0 seconds; it is restarting"):
+        assert pauses == [1.0, 2.0, 300.0, 300.0]
+        assert states == ["restarting", "restarting", "broken", "broken"]
+        assert engine.restarts == 4
+        with pytest.raises(SettingsError, match="it ended with code 1 before its models were loaded, again and again"):
             await engine.wait_ready(0)
         await engine.stop()
 
     run(test())
 
 
-def test_pauses_are_bounded() -> None:
-    assert [supervisor.pause_after(deaths) for deaths in (0, 1, 2, 3)] == [0, 0, 0.2, 0.4]
-    assert supervisor.pause_after(50) == supervisor.pause_after(10**6) == supervisor.LONGEST_PAUSE_S
+def test_a_broken_engine_that_gets_ready_after_all_answers_calls(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    good = supervisor.COMMAND
+
+    async def test() -> None:
+        async def pause(seconds: float) -> None:
+            if seconds == 300.0:
+                assert engine.state == "broken"
+                monkeypatch.setattr(supervisor, "COMMAND", good)
+
+        engine = EngineProcess("local", folders, environment=HERE, pause=pause)
+        async with engine:
+            assert await draw(engine)
+            assert (engine.state, engine.problems, engine.restarts) == ("ready", [], 3)
+
+    monkeypatch.setattr(supervisor, "COMMAND", ("-c", "raise SystemExit(3)"))
+    run(test())
+
+
+def test_a_stopped_engine_is_noticed_and_replaced(folders: list[Path]) -> None:
+    async def test() -> None:
+        async with EngineProcess("local", folders, environment=HERE, hang_s=3.0) as engine:
+            await engine.wait_ready()
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGSTOP)
+            assert await draw(engine)  # it waits in the socket for the next process
+            assert (engine.state, engine.restarts) == ("ready", 1)
+
+    run(test())
+
+
+def test_an_engine_that_is_never_ready_is_ended(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = "import json, time\nwhile True:\n    print(json.dumps({'event': 'alive'}), flush=True)\n    time.sleep(0.05)"
+    monkeypatch.setattr(supervisor, "COMMAND", ("-c", alive))
+    monkeypatch.setattr(supervisor, "LOOK_EVERY_S", 0.05)
+
+    async def test() -> None:
+        told: list[list[str]] = []
+        enough = asyncio.Event()
+
+        async def pause(seconds: float) -> None:
+            told.append(engine.problems)
+            enough.set()
+            await asyncio.Event().wait()
+
+        async with EngineProcess("local", folders, environment=HERE, start_s=0.5, pause=pause) as engine:
+            await enough.wait()
+            assert told == [["its models were not loaded after 0.5 seconds and it was ended"]]
+
+    run(test())
+
+
+def test_whatever_a_killed_engine_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    left = tmp_path / "child"
+    child = f"import subprocess, sys; c = subprocess.Popen(['sleep', '600']); open({str(left)!r}, 'w').write(str(c.pid)); c.wait()"
+    monkeypatch.setattr(supervisor, "COMMAND", ("-c", f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {child}"))
+
+    async def test() -> None:
+        engine = EngineProcess("local", [tmp_path], environment=HERE, grace_s=0.1)
+        await engine.start()
+        while not (left.exists() and left.read_text()):
+            await asyncio.sleep(0.01)
+        await engine.stop()
+        stat = Path(f"/proc/{left.read_text()}/stat")
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            await asyncio.sleep(0.01)
+
+    run(test())
 
 
 def test_an_engine_that_does_not_listen_is_killed_after_the_grace(folders: list[Path]) -> None:

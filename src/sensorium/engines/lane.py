@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -31,6 +31,13 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
     out: asyncio.Queue[tuple[str, Any]]
     abandoned: threading.Event = field(default_factory=threading.Event)
+    abandoned_at: float | None = None
+
+    def abandon(self, now: float) -> None:
+        """The caller needs no more."""
+        if not self.abandoned.is_set():
+            self.abandoned_at = now
+            self.abandoned.set()
 
     def item(self, value: Any) -> None:
         """Pass one item on."""
@@ -95,8 +102,10 @@ class Turn:
 class Lane:
     """One device. Start it by using it; `close` when the process ends.
 
-    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds. `busy_since` is when
-    the piece of work that is under way began, None while there is none.
+    At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
+
+    `busy_since` is when the piece of work that is under way began, None while there is none: a job begins a new one whenever it makes an
+    item or asks whether it is cancelled. `longest_s` is how long the longest one so far has taken.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
@@ -111,6 +120,18 @@ class Lane:
         self._closed = False
         self._mean_s = 0.1
         self.busy_since: float | None = None
+        self.longest_s = 0.0
+
+    @property
+    def abandoned_since(self) -> float | None:
+        """When the first of the jobs under way that were told to stop was told so; None where none was."""
+        times = [ticket.abandoned_at for ticket in self._under_way() if ticket.abandoned_at is not None]
+        return min(times, default=None)
+
+    @property
+    def thread(self) -> int | None:
+        """The identifier of the thread that works here; None before there is work."""
+        return self._thread.ident if self._thread is not None else None
 
     async def run(self, job: Callable[[Cancelling], T], deadline_s: float | None = None) -> T:
         """Wait for the device, run `job` on it, return its result.
@@ -153,16 +174,17 @@ class Lane:
                     self._preparing -= 1
                     self._count_waiting()
 
-    def close(self) -> None:
-        """Abandon all jobs and end the thread; waits for the piece of work that is under way."""
+    def close(self, patience_s: float | None = None) -> bool:
+        """Abandon all jobs and end the thread; waits for the piece of work that is under way, `patience_s` at most. Whether it ended."""
         with self._change:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
-                ticket.abandoned.set()
+                ticket.abandon(self._clock())
                 ticket.end(Unavailable(f"the device {self.name} is shutting down"))
             self._change.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience_s)
+        return self._thread is None or not self._thread.is_alive()
 
     def _queue_up(self, ticket: Ticket) -> None:
         """From preparing to waiting for the device."""
@@ -180,11 +202,27 @@ class Lane:
     def _abandon(self, ticket: Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
         with self._change:
-            ticket.abandoned.set()
+            ticket.abandon(self._clock())
             if ticket in self._queue:
                 self._queue.remove(ticket)
                 self._count_waiting()
                 self.counters.cancelled += 1
+
+    def _under_way(self) -> Sequence[Ticket]:
+        """The jobs that the device works at; any thread may ask."""
+        ticket = self._current
+        return [ticket] if ticket is not None else []
+
+    def _begin_piece(self) -> float:
+        """A piece of work begins, and so ends the one before; the time by the lane's clock."""
+        self._end_piece()
+        self.busy_since = now = self._clock()
+        return now
+
+    def _end_piece(self) -> None:
+        if self.busy_since is not None:
+            self.longest_s = max(self.longest_s, self._clock() - self.busy_since)
+        self.busy_since = None
 
     def _count_waiting(self) -> None:
         self.counters.waiting = self._preparing + len(self._queue)
@@ -199,10 +237,11 @@ class Lane:
                 self._current = ticket = self._queue.popleft()
                 self._count_waiting()
                 self.counters.running = 1
-            self.busy_since = begun = self._clock()
+            begun = self._begin_piece()
             outcome, error = self._serve(ticket)
             with self._change:
-                self._current, self.counters.running, self.busy_since = None, 0, None
+                self._end_piece()
+                self._current, self.counters.running = None, 0
                 self._count(outcome, self._clock() - begun)
             ticket.end(error)
 
@@ -218,7 +257,11 @@ class Lane:
 
     def _serve(self, ticket: Ticket) -> tuple[str, BaseException | None]:
         """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
-        stopped = ticket.abandoned.is_set
+
+        def stopped() -> bool:
+            self._begin_piece()
+            return ticket.abandoned.is_set()
+
         try:
             items = ticket.job(stopped)
             for item in items:

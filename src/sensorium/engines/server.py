@@ -1,8 +1,11 @@
-"""The engine process: loads models and serves them over HTTP, to the hub on the same machine and to nobody else.
+"""The engine process: loads models and serves them over HTTP, to whoever started it or to the hub on the same machine.
 
-parent -- stdin: one line of JSON (token, model folders, ...); its end of file means that the parent is gone
+parent -- stdin: one line of JSON (`orders.Orders`); its end of file means that the parent is gone
        -- a listening socket, in which calls wait while a fresh engine starts
-       <- stdout: one line of JSON, when ready or when the models cannot be loaded; stderr is the log
+       <- stdout: lines of JSON: how far the models are, then ready, or why they cannot be loaded, and every second that it lives;
+          stderr is the log
+
+Models that take long to load are loaded behind an open door, which tells how far they are. Small ones are there before it opens.
 """
 
 from __future__ import annotations
@@ -16,83 +19,118 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import msgspec
 import uvicorn
 
-from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.endpoint import EngineApp
-from sensorium.engines.flow_image.engine import FlowImage
-from sensorium.engines.lane import Lane
-from sensorium.errors import SettingsError
+from sensorium.engines.hosted import Hosted
+from sensorium.engines.loading import Loading
+from sensorium.engines.orders import Orders
+from sensorium.errors import SensoriumError, SettingsError
 from sensorium.webserver import Server
 
-GRACE_S = 5
+GRACE_S: Final = 5
+PULSE_S: Final = 1.0
 STDIN, STDOUT, STDERR = 0, 1, 2
-UNUSABLE = 78  # exit code: starting again will not help
+UNUSABLE: Final = 78  # exit code: starting again will not help
+BROKEN: Final = 70  # exit code: it may
+Report = Callable[[dict[str, Any]], None]
 log = logging.getLogger("sensorium.engine")
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """The parent's line. `socket` is a file descriptor, or on Windows the base64 of a socket shared with this process."""
-
-    token: str
-    models: list[str]
-    socket: int | str
-    allow_egress: list[str]
-    queue: int
-    deadline_s: float | None
-
-
-def main() -> int:
-    """Run until told to stop; the exit code."""
-    begun = time.perf_counter()
+def main() -> NoReturn:
+    """Run until told to stop, and end the process."""
     report = _reporter()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     orders = msgspec.json.decode(_first_line(), type=Orders)
     threading.Thread(target=_die_with_the_parent, name="parent", daemon=True).start()
-    try:
-        models = {f"sensorium/{Path(folder).name}": load(Path(folder)) for folder in orders.models}
-    except SettingsError as error:
-        report({"event": "failed", "problems": error.problems})
-        return UNUSABLE
-    lane = Lane("cpu", orders.queue)
-    app = EngineApp(models, lane, orders.token, frozenset(orders.allow_egress), orders.deadline_s)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=GRACE_S,
-        timeout_keep_alive=75,
-    )
-    server = Server(config, lambda: report({"event": "ready", "seconds": round(time.perf_counter() - begun, 3)}))
-    server.run(sockets=[_listener(orders.socket)])
-    lane.close()
-    return 0
+    threading.Thread(target=_pulse, args=(report,), name="pulse", daemon=True).start()
+    process = Process(orders, report)
+    leave(process.run(_listener(orders.socket)), process.clean)
 
 
-def load(folder: Path) -> DiffusionVLM | FlowImage:
-    """The model in a folder, by the kind that its sensorium.json declares. Raises SettingsError."""
-    try:
-        declared = json.loads((folder / "sensorium.json").read_text("utf-8"))
-    except FileNotFoundError:
-        declared = {"kind": "diffusion_vlm"}  # official checkpoints come without this file
-    except (OSError, ValueError):
-        raise SettingsError([f"{folder.name}/sensorium.json cannot be read"]) from None
-    kind = declared.get("kind") if isinstance(declared, dict) else None
-    if kind == "diffusion_vlm":
-        return DiffusionVLM.load(folder)
-    if kind == "flow_image":
-        return FlowImage.load(folder)
-    raise SettingsError([f"{folder.name}/sensorium.json: kind must be diffusion_vlm or flow_image, not {kind!r}"])
+class Process:
+    """What runs in the process. `report` hears events: "loading" with its models, "ready" with seconds, "failed" with problems.
+
+    `hosted` are its models. `clean` says at the end that no thread of it is left behind; `interrupted`, that Ctrl-C ended it.
+    """
+
+    def __init__(self, orders: Orders, report: Report) -> None:
+        self._orders, self._report = orders, report
+        self._begun = time.perf_counter()
+        self._code = 0
+        self.interrupted, self.clean = False, True
+        self.hosted: list[Hosted] = []
+
+    def run(self, listener: socket.socket) -> int:
+        """Load, serve calls on `listener` until told to stop, and close; the exit code."""
+        try:
+            loading = Loading(self._orders, lambda models: self._report({"event": "loading", "models": models}))
+        except SettingsError as error:
+            return self._fail(error.problems, UNUSABLE)
+        self.hosted = loading.hosted
+        if loading.quick and not self._loaded(loading):
+            return self._code
+        server = Server(self._configured(loading), self._ready if loading.quick else lambda: behind.start())
+        behind = threading.Thread(target=self._behind, args=(loading, server), name="loading", daemon=True)
+        server.run(sockets=[listener])
+        self.interrupted = server.interrupted
+        self.clean = loading.close(GRACE_S) and not behind.is_alive()
+        return self._code
+
+    def _configured(self, loading: Loading) -> uvicorn.Config:
+        orders = self._orders
+        app = EngineApp(loading.hosted, orders.token, frozenset(orders.allow_egress), orders.deadline_s)
+        return uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=75,
+        )
+
+    def _behind(self, loading: Loading, server: Server) -> None:
+        """Load while calls are answered already, and stop the server when that fails."""
+        if self._loaded(loading):
+            self._ready()
+        else:
+            server.should_exit = True
+
+    def _loaded(self, loading: Loading) -> bool:
+        try:
+            loading.run()
+        except SettingsError as error:
+            self._fail(error.problems, UNUSABLE)
+        except SensoriumError as error:
+            self._fail([error.message], BROKEN)
+        except Exception as error:  # outermost: the parent must hear of it, whatever a library raises
+            log.exception("the models cannot be loaded")
+            self._fail([f"the models cannot be loaded: {type(error).__name__}; the log has the details"], BROKEN)
+        else:
+            return True
+        return False
+
+    def _ready(self) -> None:
+        self._report({"event": "ready", "seconds": round(time.perf_counter() - self._begun, 3)})
+
+    def _fail(self, problems: list[str], code: int) -> int:
+        self._report({"event": "failed", "problems": problems})
+        self._code = code
+        return code
+
+
+def leave(code: int, clean: bool) -> NoReturn:
+    """End the process. A thread that is left behind in a library would abort the interpreter's own way of ending."""
+    if not clean:
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _listener(given: int | str) -> socket.socket:
@@ -106,10 +144,23 @@ def _reporter() -> Callable[[dict[str, Any]], None]:
     channel = os.fdopen(os.dup(STDOUT), "w", encoding="utf-8")
     os.dup2(STDERR, STDOUT)
 
+    one_at_a_time = threading.Lock()
+
     def report(event: dict[str, Any]) -> None:
-        print(json.dumps(event), file=channel, flush=True)
+        with one_at_a_time:
+            print(json.dumps(event), file=channel, flush=True)
 
     return report
+
+
+def _pulse(report: Report) -> None:
+    """A sign of life from a thread of its own: a parent that hears nothing knows that the whole process stands still."""
+    while True:
+        time.sleep(PULSE_S)
+        try:
+            report({"event": "alive"})
+        except OSError:  # the parent is gone, and so is this process in a moment
+            return
 
 
 def _first_line() -> bytes:
@@ -130,4 +181,4 @@ def _die_with_the_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 from sensorium.engines.diffusion_vlm.answering import Answering, Finished
 from sensorium.engines.diffusion_vlm.batch import Batch, Step
@@ -56,7 +57,7 @@ class SharedLane(Lane):
                 ticket = self._queue.popleft()
                 self._count_waiting()
                 waiting = len(self._queue)
-            self.busy_since = self._clock()
+            self._begin_piece()
             try:
                 answering = self._batch.admit(ticket.job(ticket.abandoned.is_set), waiting)
             except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
@@ -66,10 +67,10 @@ class SharedLane(Lane):
                 self._served[answering] = ticket, self._clock()
                 self.counters.running = len(self._served)
             finally:
-                self.busy_since = None
+                self._end_piece()
 
     def _tick(self) -> None:
-        self.busy_since = self._clock()
+        self._begin_piece()
         try:
             steps = self._batch.tick()
         except Exception:  # outermost: no fault in one tick may leave callers waiting for ever
@@ -80,7 +81,7 @@ class SharedLane(Lane):
             for step in steps:
                 self._hand_out(step)
         finally:
-            self.busy_since = None
+            self._end_piece()
 
     def _hand_out(self, step: Step) -> None:
         ticket, _ = self._served[step.answering]
@@ -101,6 +102,9 @@ class SharedLane(Lane):
         with self._change:
             self.counters.running = len(self._served)
             self._count(outcome, seconds)
+
+    def _under_way(self) -> Sequence[Ticket]:
+        return [ticket for ticket, _ in [*self._served.values()]]
 
     def _patience(self) -> float:
         rounds = (self.counters.waiting + 1) / self._batch.figures.slots

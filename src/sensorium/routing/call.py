@@ -40,11 +40,30 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """An engine whose models are on their way: how far in words, in how many seconds asking again makes sense, and waiting for them.
+
+    `over()` returns when they are there or never will be, or when a call has waited for them long enough.
+    """
+
+    said: str
+    retry_after_s: float
+    over: Callable[[], Awaitable[None]]
+
+
+async def _guilty() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """A base URL that answers calls, with what it takes as a key; times are in seconds.
 
-    `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again.
-    `down()` gives the reason when it is known that calling is in vain, else None. `per_minute` and `burst` are what it lets us
+    `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again. An `own` one is run
+    by this hub; `fate()` begins to watch its process, and what it returns tells, when that process has ended, whether it ended itself
+    because a cancelled job did not stop.
+    `down()` gives the reason when it is known that calling is in vain, else None; `loading()` tells of models that are on their way.
+    `per_minute` and `burst` are what it lets us
     send, `queue` how many calls may wait for that. `connect_s`, `first_byte_s` (None: no limit of its own), `idle_s` and `timeout_s` bound
     each attempt; after `hedge_after_s` the next route is asked too (None: never). `status_url` is where NVCF jobs are polled (None:
     /v1/status on the host of the base URL; the key goes there too). `stream_usage` tells that it may be asked for token counts on streams.
@@ -58,7 +77,10 @@ class Provider:
     timeout_s: float
     idle_s: float
     local: bool = False
+    own: bool = False
+    fate: Callable[[], Callable[[], Awaitable[bool]]] = lambda: _guilty
     down: Callable[[], str | None] = lambda: None
+    loading: Callable[[], Loading | None] = lambda: None
     per_minute: float | None = None
     burst: int = 10
     status_url: str | None = None
@@ -79,7 +101,8 @@ class Route:
     An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
     `inline_limit` is how many base64 characters of a picture the model takes, `inline_urls` that it takes none by URL.
-    A `private` one keeps its id from all hosted providers.
+    A `private` one keeps its id from all hosted providers. `slots` is how many calls an engine of this hub works at side by side, `licence`
+    the name of that of weights of the operator's own (None: not told).
     """
 
     id: str
@@ -93,6 +116,8 @@ class Route:
     inline_limit: int | None = None
     inline_urls: bool = False
     private: bool = False
+    slots: int = 1
+    licence: str | None = None
 
     @property
     def answers(self) -> str:

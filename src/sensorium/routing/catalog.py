@@ -83,4 +83,5 @@ def _entry(route: Route) -> dict[str, Any]:
         "stand_in": route.stand_in,
         "answered_by": route.answers,
         "callable": route.provider.down() is None,
+        **({"licence": route.licence} if route.licence is not None else {}),
     }

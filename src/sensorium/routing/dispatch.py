@@ -1,8 +1,8 @@
 """Walk the plan until somebody answers, and record the call once, when its body closes. No failover after the first byte.
 
 An event stream has answered when its first event is there and is not an error, anything else with its first byte (`opening`). Routes whose
-limit is reached are passed over; when nobody else answers, the call waits for its turn (`turns`) within its deadline. A slow route may
-be raced against the next (`hedge`).
+limit is reached, or whose models are being loaded, are passed over; when nobody else answers, the call waits for models and for its turn
+(`turns`) within its deadline. A slow route may be raced against the next (`hedge`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sensorium.errors import Cancelled, Cause, DeadlineExceeded, SensoriumError,
 from sensorium.routing import hedge, resume
 from sensorium.routing.call import ANY_MODEL, Attempt, Call, Record, Reply, Route, Where
 from sensorium.routing.catalog import Catalog
-from sensorium.routing.health import SECRET_MISSING, Admission, Closed, Health
+from sensorium.routing.health import LOADING, SECRET_MISSING, Admission, Closed, Health
 from sensorium.routing.opening import EMPTY, identity, opened, retry_after
 from sensorium.routing.origin import attributed
 from sensorium.routing.pictures import calls
@@ -156,6 +156,10 @@ class Walk:
             reply = await self._hedged(route, ahead)
             if reply is not None:
                 return reply
+        for route in [attempt.route for attempt in self.attempts if attempt.failure.code == LOADING]:
+            reply = await self._loaded(route)
+            if reply is not None:
+                return reply
         while (limited := self._limited()) is not None:
             reply = await self._ask(limited, await self._turn(limited))
             if reply is not None:
@@ -192,6 +196,18 @@ class Walk:
             if reply is not None:
                 return reply
         return None
+
+    async def _loaded(self, route: Route) -> Reply | None:
+        """The reply of a route whose models were being loaded, if they are there before the time for waiting is over."""
+        loading, left = route.provider.loading(), self._left()
+        if loading is not None:
+            try:
+                async with asyncio.timeout(left):
+                    await loading.over()
+            except TimeoutError:
+                raise overdue(self.call, self.attempts) from None
+        self.attempts = [attempt for attempt in self.attempts if attempt.route is not route]
+        return await self._ask(route)
 
     def _left(self) -> float | None:
         """Seconds to the call's deadline, 0 when it has passed; None without one."""

@@ -2,7 +2,7 @@
 
     class              what it changes                                           for how long
     provider_outage    counts in the breaker of (provider, model, modality)      3 in a row open it for 30 s
-    transport          the same                                                  the same
+    transport          the same; nothing where the hub runs the engine itself    the same
     rate_limited       pauses (provider, model, modality); no breaker            Retry-After, or 2 s doubling to 60 s
     auth               takes the provider's routes out; a key that cannot be     until its key changes
                        sent is told as `secret_missing`
@@ -27,6 +27,7 @@ from sensorium.wire.failure import Failure, FailureClass
 FOREVER = float("inf")
 DWELL_S: dict[FailureClass, float] = {"auth": FOREVER, "quota_exhausted": 3600.0, "model_unavailable": 600.0}
 SECRET_MISSING = "secret_missing"
+LOADING = "model_loading"
 REACTION: dict[FailureClass, str] = {
     "provider_outage": "3 in a row close it for 30 s",
     "transport": "3 in a row close it for 30 s",
@@ -71,13 +72,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A route as a status page tells it: `open` (asked), `trying` (by one call at a time, after an outage), `limited` or `out`.
+    """A route as a status page tells it: `open` (asked), `trying` (by one call at a time, after an outage), `limited`, `loading` or `out`.
 
     Times in seconds: since when, and when it is asked again; None where that is unknown. `last_error` is the class of the last failure,
     `tokens` the calls that its provider's limit lets through now (None: there is no limit).
     """
 
-    state: Literal["open", "trying", "limited", "out"]
+    state: Literal["open", "trying", "limited", "loading", "out"]
     reason: str | None
     since_s: float | None
     next_try_s: float | None
@@ -105,6 +106,9 @@ class Health:
         down = route.provider.down()
         if down is not None:
             return Closed("auth", down, None, SECRET_MISSING) if route.provider.credential.name else Closed("provider_outage", down, None)
+        loading = route.provider.loading()
+        if loading is not None:
+            return Closed("provider_outage", loading.said, loading.retry_after_s, LOADING)
         mark = self._mark(route)
         if mark is not None:
             return Closed(mark.kind, mark.reason, None if mark.until == FOREVER else mark.until - self._clock(), mark.code)
@@ -141,6 +145,8 @@ class Health:
         error = (kind, None if kind is None else now - at, self._bucket(route.provider).tokens)
         if closed is not None:
             down = route.provider.down() is not None
+            if closed.code == LOADING:
+                return Condition("loading", closed.reason, None, closed.retry_after_s, *error)
             since = None if down else now - mark.since if mark else breaker.open_for_s
             return Condition("limited" if closed.kind == "rate_limited" else "out", closed.reason, since, closed.retry_after_s, *error)
         if breaker.state == "half_open":
@@ -185,6 +191,9 @@ class Health:
             if len(self._errors) >= MOST_PLACES:
                 self._errors.clear()
             self._errors[place_of(route)] = (failure.kind, now)
+        if failure.kind == "transport" and route.provider.own:  # its process is watched, and whether a new one is there is known
+            breaker.released()
+            return retry_after_s
         if failure.kind in ("provider_outage", "transport"):
             breaker.failed()
             return retry_after_s

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sensorium.errors import DeadlineExceeded, SensoriumError, Unavailable, UpstreamRefused
 from sensorium.routing.call import Attempt, Call
 from sensorium.routing.catalog import RETIRED, SUCCESSORS
-from sensorium.routing.health import SECRET_MISSING
+from sensorium.routing.health import LOADING, SECRET_MISSING
 from sensorium.routing.opening import EMPTY
 from sensorium.routing.repeat import of_attempts
 
@@ -65,6 +65,8 @@ def _outage(these: Sequence[Attempt], attempts: Sequence[Attempt]) -> SensoriumE
             source=_source(these),
             headers=only.headers,
         )
+    if all(attempt.failure.code == LOADING for attempt in attempts):
+        return Unavailable(f"nobody can answer this call yet: {_list(attempts)}", code=LOADING, retry_after=_soonest(attempts))
     if len(attempts) == 1 and only.asked and only.failure.status:  # somebody was there: the status is theirs, if it says an outage
         status = {500: 502}.get(only.failure.status, only.failure.status if only.failure.status > 500 else Unavailable.status)
         wait = only.retry_after_s

@@ -159,7 +159,7 @@ class Counting:
     def __post_init__(self) -> None:
         self.slots, self.length, self.transfer_s = self.inner.slots, self.inner.length, 0.0
         self.reserve, self.ready, self.join = self.inner.reserve, self.inner.ready, self.inner.join
-        self.copy, self.clear = self.inner.copy, self.inner.clear
+        self.copy = self.inner.copy
 
     def features(self, pixels: Any) -> Any:
         self.looks += 1
