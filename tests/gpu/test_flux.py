@@ -13,9 +13,8 @@ pytest.importorskip("diffusers", reason="needs diffusers: make oracles installs 
 
 from sensorium.engines.drawing import Draw
 from sensorium.engines.flux.engine import Flux
-from tests.torch.flux_folders import write
-
 from sensorium.engines.orders import ModelOrder
+from tests.torch.flux_folders import write
 
 
 def loaded(folder: Path, device: torch.device) -> Flux:
