@@ -1,7 +1,8 @@
 """Tokens per second as callers see them: an engine process of its own, chat calls over HTTP, one and many callers at once.
 
-The checkpoint has the full shapes and random weights. No block of it is ever confident, so that each takes all its steps: 256 for an answer
-of 512 tokens, which makes 1.9 tokens per forward.
+The checkpoint has the full shapes and random weights. It is hardly ever confident, so that a block of diffusion takes nearly all its steps:
+256 for an answer of 512 tokens, which makes 1.9 tokens per forward; and that a draft is nearly never accepted, which makes linear mode
+look as bad as it can get.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+DEVICE = "cuda:0"
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 collect_ignore_glob = [] if HAS_TORCH else ["test_*.py"]
 # What torch's compiler has to say about its own inside is no fault of ours.
@@ -62,4 +63,4 @@ def device() -> Any:
     """The first CUDA device."""
     import torch
 
-    return torch.device("cuda", 0)
+    return torch.device(DEVICE)

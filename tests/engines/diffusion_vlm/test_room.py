@@ -71,6 +71,12 @@ def test_scratch_positions_are_counted() -> None:
     assert choose_room(padded, 1500 + 4 * 10 * 300 - 1, 200, PLAIN) == Room(3, 200)
 
 
+def test_a_slot_has_whole_units() -> None:
+    units = replace(SMALL, unit=128)
+    assert choose_room(units, 1500 + 4 * 10 * 256, 200, PLAIN) == Room(4, 200)
+    assert choose_room(units, 1500 + 4 * 10 * 256 - 1, 200, PLAIN) == Room(3, 200)
+
+
 def test_what_is_asked_for_is_kept_or_refused_with_the_bytes() -> None:
     free = 1500 + 10 * 6000
     assert choose_room(SMALL, free, 9999, PLAIN, slots=6, context=1000) == Room(6, 1000)

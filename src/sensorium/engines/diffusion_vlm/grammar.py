@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -144,7 +145,7 @@ class Grammar:
 
     def _mask(self) -> Bits | None:
         """What the matcher allows, but for ids that are no text; None when it has met its limits or nothing is left."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), "<u4") & self.somewhere
+        mask = np.frombuffer(self._matcher.compute_bitmask(), "<u4", len(self.somewhere)) & self.somewhere
         return mask if mask.any() and not self._matcher.is_error() else None
 
 
@@ -244,17 +245,28 @@ def _whole(divisors: Sequence[Decimal], places: int) -> list[int]:
 
 
 def _described(tokenizer: Tokenizer, special: frozenset[int]) -> str:
-    """tokenizer.json in which every special id is marked as such, whatever the file says."""
+    """tokenizer.json with other names for the special ids. Raises ValueError for another model than byte pairs.
+
+    The library writes a schema's own texts by the whole tokenizer: a marker's name among them would become the marker, an end for one.
+    """
     described = json.loads(tokenizer.to_str())
+    if described["model"]["type"] != "BPE":
+        raise ValueError("its tokenizer is no model of byte pairs")
     described["padding"] = described["truncation"] = None
+    secret = secrets.token_hex(16)
+    vocabulary = described["model"]["vocab"]
+    described["model"]["vocab"] = {_renamed(secret, id) if id in special else token: id for token, id in vocabulary.items()}
     added = {token["id"]: token for token in described["added_tokens"]}
     for id in special:
-        content = tokenizer.id_to_token(id)
-        if content is not None:
-            plain = {"id": id, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-            added[id] = added.get(id, plain) | {"special": True}
+        if tokenizer.id_to_token(id) is not None:
+            plain = {"id": id, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+            added[id] = added.get(id, plain) | {"content": _renamed(secret, id), "special": True}
     described["added_tokens"] = sorted(added.values(), key=lambda token: int(token["id"]))
     return json.dumps(described)
+
+
+def _renamed(secret: str, id: int) -> str:
+    return f"<{secret} {id}>"
 
 
 def _bits(ids: Sequence[int] | frozenset[int], words: int) -> Bits:
@@ -275,9 +287,8 @@ def _only(mask: Bits) -> int | None:
 
 
 def refused(reason: str) -> BadRequest:
-    """The error for a schema that is not taken, with the reason's first line."""
-    line = (reason.splitlines() or ["it cannot be compiled"])[0]
-    return BadRequest(f"the schema in {WHERE} cannot be used: {line:.300}", param=WHERE)
+    """The error for a schema that is not taken, with the reason in one line."""
+    return BadRequest(f"the schema in {WHERE} cannot be used: {' '.join(reason.split()):.300}", param=WHERE)
 
 
 def _cannot_write(reason: str) -> BadRequest:
@@ -289,5 +300,5 @@ def _cannot_write(reason: str) -> BadRequest:
 
 
 def _too_much(matcher: Any) -> BadRequest:
-    reason: str = (matcher.get_error().splitlines() or ["no token can go on"])[0]
-    return BadRequest(f"the schema in {WHERE} became too complex while the answer was written: {reason:.200}", param=WHERE)
+    reason = " ".join(matcher.get_error().split()) or "no token can go on"
+    return BadRequest(f"the schema in {WHERE} became too complex while the answer was written: {reason:.300}", param=WHERE)

@@ -41,24 +41,25 @@ GPU, CPU = Custom(), Custom(slots=4, length=4096, share=0.25)
 class Demand:
     """What a model takes, in bytes: its weights, what a forward works with, and one position of one answer.
 
-    Each slot has `scratch` positions beyond those that count.
+    A slot's positions come in whole units, and `scratch` positions beyond those that count.
     """
 
     weights: int
     work: int
     position: int
     scratch: int = 0
+    unit: int = 1
 
     def cache(self, room: Room) -> int:
         """The keys and values of all slots."""
-        return room.slots * (room.length + self.scratch) * self.position
+        return room.slots * (-(-room.length // self.unit) * self.unit + self.scratch) * self.position
 
 
-def demand(config: VLMConfig, item: int, vision_item: int, *, scratch: int = 0, graphs: bool = False) -> Demand:
+def demand(config: VLMConfig, item: int, vision_item: int, *, scratch: int = 0, unit: int = 1, graphs: bool = False) -> Demand:
     """What a checkpoint takes with `item` bytes per number in the decoder and its cache, and `vision_item` in the tower."""
     weights = sum(math.prod(shape) * (vision_item if name.startswith(TOWER) else item) for name, shape in plan(config).items())
     work = max(decoder_work(config, item), tower_work(config, vision_item)) + graphs * GRAPHS
-    return Demand(weights, work, position_bytes(config, item), scratch)
+    return Demand(weights, work, position_bytes(config, item), scratch, unit)
 
 
 def position_bytes(config: VLMConfig, item: int) -> int:

@@ -49,9 +49,9 @@ class Sizes(NamedTuple):
 class Place(NamedTuple):
     """Where the tokens of a forward stand, the same for all layers.
 
-    `rows` [R, 1] and `at` [R, L] are the row and the position in the cache that each token writes; `cosine` and `sine` [R, L, 1, d / 2]
-    turn queries and keys, `growth` [R, L, 1, 1] multiplies queries; `bias` is what `attend` adds to the scores, with the keys in parts
-    if `split`; `draft` [R, 1, 1] is 1 for rows that use the adapter, 0 for others, None if no row does.
+    `rows` [R, 1] and `at` [R, L] are the row and the position in the cache that each token writes; `cosine` [R, L, 1, 1, d / 2] and
+    `sine` [R, L, 1, 2, d / 2] turn queries and keys, `growth` [R, L, 1, 1] multiplies queries; `bias` is what `attend` adds to the
+    scores, None where everything is seen; `draft` [R, 1, 1] is 1 for rows that use the adapter, 0 for others, None if no row does.
     """
 
     rows: torch.Tensor
@@ -64,7 +64,8 @@ class Place(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Rotary tables in float32, one line per position: cosine and sine [positions, d / 2], growth of the queries [positions]."""
+    """Rotary tables in float32, one line per position: cosine [positions, 1, d / 2], sine [positions, 2, d / 2] with the sign that each
+    half of the channels takes the other with, growth of the queries [positions]."""
 
     cosine: torch.Tensor
     sine: torch.Tensor
@@ -80,7 +81,8 @@ def make_tables(config: VLMConfig, positions: int, device: torch.device) -> Tabl
     position, rope = np.arange(positions), config.rope
     angle = position[:, None] * yarn_frequencies(config.head_dim, rope)
     growth = 1 + rope.query_scale * np.log1p(position // rope.window)
-    return Tables(*(torch.from_numpy(table.astype(np.float32)).to(device) for table in (np.cos(angle), np.sin(angle), growth)))
+    tables = (np.cos(angle)[:, None], np.stack([-np.sin(angle), np.sin(angle)], axis=1), growth)
+    return Tables(*(torch.from_numpy(table.astype(np.float32)).to(device) for table in tables))
 
 
 class Taken:
@@ -125,9 +127,9 @@ def normalise(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Turn channel i with channel i + d / 2."""
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+    """Turn channel i with channel i + d / 2. Written without a concatenation, which compilers would make a kernel of its own."""
+    halves = x.unflatten(-1, (2, -1))
+    return (halves * cosine + halves.flip(-2) * sine).flatten(-2)
 
 
 def layer(

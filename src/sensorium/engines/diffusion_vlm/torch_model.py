@@ -21,7 +21,7 @@ from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.engines.diffusion_vlm.torch_adapter import Adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT, hidden_bias, parts_of, split_bias
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH, Place, Sizes, Taken, layer, make_tables, normalise, take_blocks
-from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program
+from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program, Record, Recorder
 from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, logits_of
 from sensorium.errors import Unavailable
 
@@ -64,19 +64,17 @@ class TorchModel:
         self.slots, self.length = slots, length
         self.together = device.type != "cpu" if together is None else together
         self._attention = attention
-        self._graphs = graphs and device.type == "cuda"
-        self._compiled = compile and device.type == "cuda"
-        self._layer = _compiled_layer() if self._compiled else layer
+        self._compiled = compiled_layer() if compile and device.type == "cuda" else None
         self._programs: dict[Bucket, Program] = {}
-        self._pool: Any = None
         with self._computing():
+            self._recorder: Record | None = Recorder() if graphs and device.type == "cuda" else None
             taken = Taken(weights, device, dtype)
             self.embeddings = taken.one("encoder.embed_tokens")
             self.gain = taken.one("encoder.norm")
             self.blocks = take_blocks(config, taken, adapter, device, dtype)
             self._select = Selection(taken.one("diffusion_head"), config.mask if ban_mask else None, not float32_confidence)
             positions = self.slot_positions(length)
-            self._limits = Limits(slots, positions - SCRATCH, adapter is not None)
+            self.limits = Limits(slots, positions - SCRATCH, adapter is not None)
             self.tables = make_tables(config, positions - SCRATCH, device)
             shape = (config.layers, 2, slots, config.kv_heads, positions, config.head_dim)
             self.cache = torch.zeros(shape, dtype=dtype, device=device)
@@ -120,10 +118,15 @@ class TorchModel:
             self.cache[:, :, target, :, SCRATCH : SCRATCH + length] = self.cache[:, :, source, :, SCRATCH : SCRATCH + length]
 
     def capture(self, buckets: Iterable[Bucket]) -> None:
-        """Make buckets ready, the largest first, so that the smaller ones find room in what it took."""
+        """Make buckets ready, the largest first, so that the smaller ones find room in what it took. Gives up where memory ends."""
         with self._computing():
-            for bucket in sorted(buckets, key=lambda bucket: bucket.rows * bucket.tokens * bucket.reach, reverse=True):
-                self._program(bucket)
+            try:
+                for bucket in sorted(buckets, key=lambda bucket: bucket.rows * bucket.tokens * bucket.reach, reverse=True):
+                    self._program(bucket)
+                return
+            except torch.OutOfMemoryError:
+                log.warning("no memory to make more kinds of batches ready", exc_info=True)
+        self._release()
 
     def _computing(self) -> AbstractContextManager[Any]:
         """Without gradients, on this model's device."""
@@ -152,8 +155,8 @@ class TorchModel:
         alone = [row for row in rows if not self.together or goes_alone(row)]
         batched = [row for row in rows if self.together and not goes_alone(row)]
         running: list[tuple[Program, list[Row]]] = []
-        for group in grouped(batched, self._limits):
-            program = self._program(bucket_of(group, self._limits))
+        for group in grouped(batched, self.limits):
+            program = self._program(bucket_of(group, self.limits))
             program.launch(group)
             running.append((program, group))
         found = {row.slot: self._answer_alone(row) for row in alone}
@@ -164,8 +167,19 @@ class TorchModel:
             answers |= {row.slot: answer for row, answer in zip(group, program.answers(group), strict=True)}
         return [answers[row.slot] for row in rows]
 
-    def _through(self, x: torch.Tensor, cache: torch.Tensor, place: Place, step: Callable[..., Any], split: bool) -> torch.Tensor:
-        """Embeddings [R, L, H] through all layers; the sum is left unnormed. `cache` is [layers, 2, R, kv_heads, K, d]."""
+    def _states(self, x: torch.Tensor, cache: torch.Tensor, place: Place, *, split: bool = False) -> torch.Tensor:
+        """Embeddings [R, L, H] through all layers, not normed yet. `cache` is [layers, 2, R, kv_heads, K, d]."""
+        if self._compiled is not None:
+            try:
+                return self._through(self._compiled, x, cache, place, split)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:  # outermost: whatever a compiler stumbles over, the model runs without it
+                log.warning("the decoder's layer cannot be compiled; it runs slower without", exc_info=True)
+                self._compiled = None
+        return self._through(layer, x, cache, place, split)
+
+    def _through(self, step: Callable[..., Any], x: torch.Tensor, cache: torch.Tensor, place: Place, split: bool) -> torch.Tensor:
         late = torch.zeros_like(x)
         for block, held in zip(self.blocks, cache.unbind(), strict=True):
             x, late = step(x, late, block, held, place, self._sizes, split)
@@ -196,7 +210,7 @@ class TorchModel:
         if row.causal and count > 1:
             visible = torch.arange(stop, device=self.device) <= at[..., None]
             bias = hidden_bias(visible, self._sizes.heads // self._sizes.kv_heads, self.dtype)
-        drafting = row.draft and self._limits.adapter
+        drafting = row.draft and self.limits.adapter
         place = Place(
             torch.zeros((1, 1), dtype=torch.int64, device=self.device),
             at,
@@ -205,7 +219,7 @@ class TorchModel:
             torch.ones((1, 1, 1), dtype=self.dtype, device=self.device) if drafting else None,
         )
         cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + stop]
-        x = self._through(x[None], cache, place, layer, split=False)[0]
+        x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
 
     def _program(self, bucket: Bucket) -> Program:
@@ -219,23 +233,14 @@ class TorchModel:
         choices = self._attention_choices(bucket)
         inputs = Inputs(bucket, self.config.vocab, self.device)
         program = Program(bucket, inputs, lambda inputs, split: self._batch(bucket, inputs, split), split=choices[0])
-        if self._compiled:
+        if self._recorder is not None:
             try:
-                program.run(program.split)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # outermost: whatever a compiler stumbles over, the model runs without it
-                log.warning("the decoder's layer cannot be compiled; it runs slower without", exc_info=True)
-                self._compiled, self._layer = False, layer
-        if self._graphs:
-            try:
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-                program.record(self._pool, choices)
+                program.record(self._recorder, choices)
             except torch.OutOfMemoryError:
                 log.warning("no memory to record %s as a graph; it runs slower without", bucket, exc_info=True)
             except Exception:  # outermost: whatever a recording stumbles over, the model runs without it
                 log.warning("CUDA graphs cannot be recorded here; the decoder runs slower without", exc_info=True)
-                self._graphs = False
+                self._recorder = None
         return program
 
     def _attention_choices(self, bucket: Bucket) -> list[bool]:
@@ -245,14 +250,14 @@ class TorchModel:
         blocks = bucket.rows * self._sizes.kv_heads * -(-bucket.tokens * group // QUERY_BLOCK)
         if self._attention == "split":
             return [can]
-        return [False, True] if self._attention == "auto" and self._graphs and can and blocks <= FEW_BLOCKS else [False]
+        return [False, True] if self._attention == "auto" and self._recorder is not None and can and blocks <= FEW_BLOCKS else [False]
 
     def _batch(self, bucket: Bucket, inputs: Inputs, split: bool) -> torch.Tensor:
         """All rows of a bucket from its static inputs; ids and float32 bits of confidences, int64 [2, rows, tokens]."""
         place, position = self._place(bucket, inputs, split)
         x = F.embedding(inputs.ids, self.embeddings)
         cache = self.cache[:, :, : bucket.rows, :, : SCRATCH + bucket.reach]
-        x = self._through(x, cache, place, self._layer, split)
+        x = self._states(x, cache, place, split=split)
         x = normalise(x, self.gain, self._sizes.eps).flatten(0, 1)
         draws = None
         if bucket.noisy:
@@ -282,10 +287,10 @@ class TorchModel:
         return Place(rows, torch.where(real, SCRATCH + position, step), *self.tables.at(position), bias, draft), position
 
 
-def _compiled_layer() -> Callable[..., Any]:
-    """The layer as few kernels. Buckets differ in three sizes, of which the compiler makes variables after the first few."""
+def compiled_layer(**options: Any) -> Callable[..., Any]:
+    """The layer as few kernels. Batches differ in few sizes, of which the compiler makes variables when it sees a second value."""
     # Start-up cost: the compiler takes a second to import, and only GPUs use it.
     import torch._dynamo.config as settings
 
     settings.recompile_limit = max(settings.recompile_limit, COMPILED_SHAPES)
-    return torch.compile(layer, fullgraph=True)  # type: ignore[no-any-return]
+    return torch.compile(layer, fullgraph=True, **options)  # type: ignore[no-any-return]
