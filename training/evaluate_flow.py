@@ -15,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.engines.drawing import Draw
 from sensorium.engines.flow_image import world
-from sensorium.engines.flow_image.engine import Draw, FlowImage
+from sensorium.engines.flow_image.engine import FlowImage
 from training import judge, measure, scenes
 
 KINDS: Final = ("single", "count", "pair")

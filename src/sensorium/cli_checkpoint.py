@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +15,7 @@ import typer
 from sensorium.cli_outcome import FAILED, fail, outcome
 
 if TYPE_CHECKING:
+    from sensorium.engines.diffusion_vlm.checks import Check
     from sensorium.engines.pulling import Plan
 
 
@@ -41,6 +45,37 @@ def pull(
             _ask(chosen)
         pulling.pull(chosen, datetime.now(UTC), lambda line: print(line, flush=True), trusting=only_missing)
         print(f"{chosen.folder}: complete")
+
+
+def verify_checkpoint(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a diffusion VLM checkpoint.", show_default=False)],
+    golden: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Golden dumps of the reference to compare with.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, numpy, cpu, cuda, cuda:N or mps; none loads no weights. auto: numpy for small checkpoints.")
+    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, where torch computes.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Examine a checkpoint: files, marks, template, picture sizes, decoding against itself and against golden dumps."""
+    with outcome():
+        # Start-up cost: numpy and the engine take longer to import than most commands take to run.
+        from sensorium.engines.diffusion_vlm.verify import verify
+
+        checks = verify(path, dumps=golden, device=device, dtype=dtype)
+        failed = [check.name for check in checks if check.state == "FAIL"]
+        told = {"checkpoint": str(path), "ok": not failed, "checks": [asdict(check) for check in checks]}
+        print(json.dumps(told, indent=2) if as_json else table(checks))
+        if failed:
+            fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", FAILED)
+
+
+def table(checks: Sequence[Check]) -> str:
+    """Name, state and figure of each check; a figure's further lines below its first."""
+    width = max(len(check.name) for check in checks)
+    further = "\n" + " " * (width + 11)
+    return "\n".join(f"{check.name:<{width}}  {check.state:<7}  {check.figure.replace(chr(10), further)}" for check in checks)
 
 
 def offered(chosen: Plan) -> str:

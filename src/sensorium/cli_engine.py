@@ -54,7 +54,7 @@ Quant = Annotated[str, typer.Option(help="FLUX only: none, fp8, int8 or nf4.")]
 Offload = Annotated[str, typer.Option(help="FLUX only: none, model, group or sequential.")]
 MemoryGb = Annotated[float | None, _without("What all models may take of the device.", "what is free")]
 Host = Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")]
-Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 TokenEnv = Annotated[str, typer.Option(metavar="VARIABLE", help="Environment variable with the token that callers show.")]
 Queue = Annotated[int, typer.Option(help="Calls that may wait for each device.")]
 DeadlineS = Annotated[float | None, _without("Seconds that a call may take.", "no limit")]
@@ -137,6 +137,7 @@ def whole(models: list[dict[str, Any]], token: str, limits: Mapping[str, Any]) -
     # Start-up cost: the engines take longer to import than most commands take to run.
     import msgspec
 
+    # Start-up cost: as above.
     from sensorium.engines.orders import ModelOrder, Orders
 
     problems = [f"--{name} is {models[0][name]}; it takes 0 or more" for name in ("slots", "context") if models[0][name] < 0]

@@ -12,13 +12,13 @@ from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from sensorium.apps.app import UnknownApp
 from sensorium.apps.models import KINDS
-from sensorium.apps.openapi import ORDER
 from sensorium.errors import AddressRefused, BadRequest, BodyTooLarge, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.own import MOST_TOGETHER
 from sensorium.wire import multipart
 from sensorium.wire.fal_errors import Refused
+from sensorium.wire.fal_openapi import ORDER
 from tests.api.hubs import form_of
 from tests.apps.stands import BASE, Bench, Says, Store, events
 from tests.apps.test_drawing import TOY, TOY_DEV, drawing, picture

@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.apps.app import Task, UnknownApp
-from sensorium.apps.nemotron import ID, MOST_STEPS, STAGES, NemotronDiffusionVLMInput, scheduled
-from sensorium.apps.reading import read
+from sensorium.apps.nemotron import ID
 from sensorium.errors import AddressRefused, SensoriumError, UpstreamFailed
 from sensorium.routing.call import Call, Route
 from sensorium.routing.repeat import verdict
 from sensorium.routing.terms import restored, under
 from sensorium.store.database import StoreUnavailable
 from sensorium.wire.fal_errors import Refused
+from sensorium.wire.fal_input import read
+from sensorium.wire.fal_vlm import MOST_STEPS, STAGES, NemotronDiffusionVLMInput, scheduled
 from tests.apps.stands import BASE, Bench, Says, events, gathered
 from tests.routing.hosted import chat, provider
 from tests.simulators.fal.site import png

@@ -14,17 +14,17 @@ from PIL import Image
 
 from sensorium.app import shipped_models
 from sensorium.apps.app import Output, Task
-from sensorium.apps.nemotron import STAGES
 from sensorium.apps.registry import Apps
 from sensorium.engines.endpoint import EngineApp
-from sensorium.engines.lane import Lane
-from sensorium.engines.server import load
+from sensorium.engines.loading import Loading
+from sensorium.engines.orders import ModelOrder, Orders
 from sensorium.errors import UpstreamRefused
 from sensorium.routing import shipped
 from sensorium.routing.call import Credential, Provider, Route
 from sensorium.routing.upstream import Upstream
 from sensorium.wire import dataurl
 from sensorium.wire.fal_errors import Refused
+from sensorium.wire.fal_vlm import STAGES
 from tests.apps.stands import BASE, Store, dispatching, gathered
 from tests.serving import serving
 from tests.simulators.fal.site import KEY
@@ -68,12 +68,14 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     models = shipped_models()
-    lane = Lane("cpu")
-    engine = EngineApp({model.id: load(folder) for folder, model in models.items()}, lane, TOKEN)
+    orders = [ModelOrder(path=str(folder), name=model.id) for folder, model in models.items()]
+    loading = Loading(Orders(token=TOKEN, models=orders, socket=-1), lambda told: None)
+    loading.run()
+    engine = EngineApp(loading.hosted, TOKEN)
     with serving(engine) as base:
         here = Provider("local", f"{base}/v1", Credential(None, lambda: TOKEN), 60, 60, local=True)
         yield Stage(shipped.routes(models.values(), here, True, ()), Store())
-    lane.close()
+    loading.close(10)
 
 
 def cube(stage: Stage) -> str:

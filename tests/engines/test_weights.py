@@ -150,3 +150,57 @@ def test_missing_files_and_shards_are_named(tmp_path: Path) -> None:
 def test_an_index_can_only_name_files_beside_it(tmp_path: Path, index: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert "model.safetensors.index.json" in problems(tmp_path)[0]
+
+
+def test_an_index_has_to_tell_the_truth(tmp_path: Path) -> None:
+    write_weights(tmp_path, VALUES, shards=3)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] |= {"a.weight": "model-00003-of-00003.safetensors", "d.weight": "model-00001-of-00003.safetensors"}
+    path.write_text(json.dumps(index))
+    assert problems(tmp_path) == [
+        "model.safetensors.index.json says that tensor a.weight lies in model-00003-of-00003.safetensors, where it is not",
+        "model.safetensors.index.json says that tensor d.weight lies in model-00001-of-00003.safetensors, where it is not",
+    ]
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    write_weights(tmp_path, VALUES, shards=3)
+    both = {name: VALUES[name] for name in ("b.weight", "a.weight")}
+    write_safetensors(tmp_path / "model-00002-of-00003.safetensors", encode(both, "F32"))
+    assert problems(tmp_path) == [
+        "tensor a.weight lies in two files: model-00001-of-00003.safetensors and model-00002-of-00003.safetensors"
+    ]
+
+
+def with_header(folder: Path, head: bytes, size: int) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + bytes(size))
+
+
+def test_a_tensor_named_twice_in_one_header_is_refused(tmp_path: Path) -> None:
+    entry = json.dumps({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]})
+    with_header(tmp_path, f'{{"a": {entry}, "a": {entry}}}'.encode(), 8)
+    assert problems(tmp_path, {"a": (2,)}) == ["model.safetensors: the header names a twice"]
+
+
+def test_tensors_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    at = {"c": (16, 24), "a": (0, 8), "b": (4, 12), "empty": (4, 4)}
+    head = {name: {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end]} for name, (begin, end) in at.items()}
+    with_header(tmp_path, json.dumps(head).encode(), 24)
+    assert problems(tmp_path, {"a": (2,)}) == ["model.safetensors: tensors a and b share bytes 4 to 8"]
+
+
+@pytest.mark.parametrize("kind", ["F64", "I64", "I32", "U8", "BOOL", "F8_E4M3"])
+def test_number_formats_that_nobody_reads_are_named(tmp_path: Path, kind: str) -> None:
+    write_safetensors(tmp_path / "model.safetensors", {"a": (kind, (1,), bytes(8))})
+    assert problems(tmp_path, {"a": (1,)}) == [f"model.safetensors: tensor a is stored as {kind}; readable are F32, F16, BF16, I8"]
+
+
+@pytest.mark.parametrize("lost", [1, 40])
+def test_a_shard_cut_short_is_named_with_the_tensor(tmp_path: Path, lost: int) -> None:
+    write_weights(tmp_path, VALUES, shards=3)
+    shard = tmp_path / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-lost])
+    assert [problem.split(": ")[:2] for problem in problems(tmp_path)] == [
+        ["model-00002-of-00003.safetensors is cut short", f"tensor b.weight should end at byte 144 of {144 - lost}"]
+    ]

@@ -10,7 +10,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
-from sensorium.engines.flow_image.engine import Draw, FlowImage
+from sensorium.engines.drawing import Draw
+from sensorium.engines.flow_image.engine import FlowImage
 from training import flow_sheet
 from training.flow_data import Captions, batch, words
 from training.flow_export import export_flow

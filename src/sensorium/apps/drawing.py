@@ -21,7 +21,6 @@ from sensorium.apps.answers import answered, asking
 from sensorium.apps.app import Output, Task
 from sensorium.apps.files import Files, Shelf, shelf
 from sensorium.apps.limits import check
-from sensorium.apps.reading import blamed
 from sensorium.errors import SensoriumError, UpstreamFailed
 from sensorium.routing import byline
 from sensorium.routing.call import Call, Reply, Route
@@ -29,6 +28,7 @@ from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.pictures import GENERATIONS
 from sensorium.wire import dataurl, media, nvidia, picture
 from sensorium.wire.fal_errors import Refused, detail
+from sensorium.wire.fal_input import blamed
 from sensorium.wire.nvidia_models import SEED
 
 MOST_BYTES: Final = 64 * 1024 * 1024  # of one reply

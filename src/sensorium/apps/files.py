@@ -6,17 +6,15 @@ import asyncio
 import mimetypes
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from sensorium.apps.app import Task
 from sensorium.errors import BodyTooLarge, SensoriumError
 from sensorium.routing.own import MOST_BYTES, MOST_TOGETHER
 from sensorium.wire import dataurl, picture
-from sensorium.wire.fal_errors import INPUT_SHOWN, Refused, detail
+from sensorium.wire.fal_errors import Refused, detail
+from sensorium.wire.fal_pictures import UNREACHABLE, too_large
 from sensorium.wire.lifecycle import KEPT, Lifecycle
-
-UNREACHABLE: Final = "Failed to download the file. Please check if the URL is accessible and try again."
-TOO_LARGE: Final = "File too large"
 
 
 class Kept(Protocol):
@@ -144,8 +142,3 @@ async def inlined_all(files: Files, task: Task, given: dict[str, Any]) -> dict[s
         elif name.endswith("_urls") and isinstance(value, list):
             made[name] = [await inlining.of(name, one) if isinstance(one, str) else one for one in value]
     return made
-
-
-def too_large(field: str, url: str, most: int) -> Refused:
-    """The refusal of a file of more than `most` bytes."""
-    return Refused([detail(field, TOO_LARGE, "file_too_large", ctx={"max_size": most}, input=url[:INPUT_SHOWN])])

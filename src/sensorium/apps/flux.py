@@ -10,10 +10,10 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from sensorium.apps.app import Output, Task, UnknownApp
 from sensorium.apps.drawing import SIZES, Wish, drawn
 from sensorium.apps.files import Files
-from sensorium.apps.openapi import Described, describe
 from sensorium.apps.progress import told
-from sensorium.apps.reading import REAL, WHOLE, Input, Text, described, read
 from sensorium.routing.dispatch import Dispatch
+from sensorium.wire.fal_input import REAL, WHOLE, Input, Text, described, read
+from sensorium.wire.fal_openapi import Described, describe
 from sensorium.wire.nvidia_models import SEED
 
 ID: Final = "fal-ai/flux"

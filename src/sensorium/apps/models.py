@@ -17,12 +17,12 @@ from sensorium.apps import talking, works
 from sensorium.apps.app import Output, Task, UnknownApp, last
 from sensorium.apps.files import Files
 from sensorium.apps.flux import DrawingOutput
-from sensorium.apps.openapi import Described, describe
 from sensorium.apps.progress import told
 from sensorium.routing.call import Dialect, Modality
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import fal
+from sensorium.wire.fal_openapi import Described, describe
 
 OWNER: Final = "models"  # of the endpoints of ids that have none
 RESERVED: Final = "requests"  # a segment that the queue's addresses need

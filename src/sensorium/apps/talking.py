@@ -13,13 +13,13 @@ from sensorium.apps.answers import Said, answered, count, growing
 from sensorium.apps.app import Output, Task
 from sensorium.apps.files import Files, Inlining, inlined
 from sensorium.apps.pictures import blamed_on
-from sensorium.apps.reading import FIRST, REAL, WHOLE, OpenInput, Text, blamed, described, read
 from sensorium.apps.works import Run
 from sensorium.errors import SensoriumError
 from sensorium.routing import byline
 from sensorium.routing.call import Dialect
 from sensorium.wire import openai
 from sensorium.wire.fal_errors import Refused, detail
+from sensorium.wire.fal_input import FIRST, REAL, WHOLE, OpenInput, Text, blamed, described, read
 
 DIALECTS: Final[tuple[Dialect, ...]] = ("openai", "fal")
 SAID_EVERY: Final = 400  # characters between two lines of the log

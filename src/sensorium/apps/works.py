@@ -19,13 +19,13 @@ from sensorium.apps.drawing import Wish, drawn
 from sensorium.apps.files import Files, inlined, inlined_all, shelf
 from sensorium.apps.flux import Size, sides
 from sensorium.apps.pictures import unreached
-from sensorium.apps.reading import FIRST, REAL, WHOLE, Input, OpenInput, Text, blamed, described, read
 from sensorium.errors import BadRequest, SensoriumError, UpstreamFailed
 from sensorium.routing import byline
 from sensorium.routing.call import Call, Dialect, Modality, Reply
 from sensorium.routing.dispatch import Dispatch
 from sensorium.wire import dataurl, films, media, retrieval
 from sensorium.wire.fal_errors import Refused, detail
+from sensorium.wire.fal_input import FIRST, REAL, WHOLE, Input, OpenInput, Text, blamed, described, read
 from sensorium.wire.nvidia_models import SEED
 from sensorium.wire.retrieval import MOST_DOCUMENTS
 

@@ -5,6 +5,7 @@ Ranges are the engine's affair; here values get their place. It knows neither tr
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +22,12 @@ from sensorium.wire.jsonbody import Members
 _BOOK_KEEPING = ("user", "store", "metadata")  # changes no answer
 _OURS = ("mode", "threshold", "block_length", "steps", "num_inference_steps")
 _OFFICIAL = ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "stop", "temperature", "seed", "n")
-FIELDS = frozenset((*_OFFICIAL, *_OURS, *_BOOK_KEEPING))
+_FORMAT = "response_format"
+FIELDS = frozenset((*_OFFICIAL, _FORMAT, *_OURS, *_BOOK_KEEPING))
 _IN_MESSAGE, _IN_PICTURE, _IN_STREAM = ("role", "content"), ("url",), ("include_usage",)
+_IN_SCHEMA = ("name", "schema", "strict", "description")
+_SCHEMA_NAME = re.compile("[a-zA-Z0-9_-]{1,64}")
+ANY_OBJECT = '{"type":"object"}'
 ROLES = {"developer": "system"}
 PICTURES = 16
 STOPS = 4
@@ -89,6 +94,9 @@ def options(found: Members) -> ChatCall:
         **{name: jsonbody.value(found, name) for name in ("block_length", "mode", "temperature", "seed")},
     }
     fields = {name: value for name, value in given.items() if value is not None}
+    schema, unheard = _answer_schema(found)
+    if schema is not None:
+        fields = {"mode": "auto"} | fields | {"schema": schema}
     streaming = _stream_options(found)
     ignored = [name for name in found if name not in FIELDS and jsonbody.value(found, name) is not None]
     if "threshold" in found:
@@ -98,7 +106,7 @@ def options(found: Members) -> ChatCall:
         ask=Ask(messages=(), stop=_stops(jsonbody.value(found, "stop")), **fields),
         stream=jsonbody.flag(found, "stream"),
         include_usage=streaming.get("include_usage") is True,
-        ignored=(*ignored, *_unused(streaming, _IN_STREAM, "stream_options.")),
+        ignored=(*ignored, *unheard, *_unused(streaming, _IN_STREAM, "stream_options.")),
     )
 
 
@@ -208,6 +216,34 @@ def _stops(given: Any) -> tuple[str, ...]:
     if len(stops) > STOPS or not all(isinstance(stop, str) and stop for stop in stops):
         raise Unprocessable(f"stop must be a non-empty string or an array of up to {STOPS}", param="stop")
     return tuple(stops)
+
+
+def _answer_schema(found: Members) -> tuple[str | None, list[str]]:
+    """The JSON text of the schema that the answer is held to, None where it is free, and the names without effect. Raises BadRequest.
+
+    The text stays as it came: the order of its members is the answer's order. The guarantee is the same whatever `strict` says.
+    """
+    given = jsonbody.value(found, _FORMAT)
+    if given is None:
+        return None, []
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind in ("text", "json_object"):
+        return ANY_OBJECT if kind == "json_object" else None, _unused(given, ("type",), f"{_FORMAT}.")
+    if kind != "json_schema":
+        hint = 'send {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {...}}'
+        raise BadRequest(f"{_FORMAT}.type is {kind!r:.60}, which there is not", param=f"{_FORMAT}.type", hint=hint)
+    asked, where = given.get("json_schema"), f"{_FORMAT}.json_schema"
+    if not isinstance(asked, dict):
+        raise BadRequest(f"{where} must be an object with name and schema", param=where)
+    if not isinstance(name := asked.get("name"), str) or not _SCHEMA_NAME.fullmatch(name):
+        raise BadRequest(f"{where}.name must be up to 64 letters, digits, _ and -", param=f"{where}.name")
+    if not isinstance(asked.get("schema"), dict):
+        raise BadRequest(f"{where}.schema must be an object, a JSON schema", param=f"{where}.schema")
+    if not isinstance(asked.get("strict"), bool | None):
+        raise BadRequest(f"{where}.strict must be true or false", param=f"{where}.strict")
+    ignored = _unused(given, ("type", "json_schema"), f"{_FORMAT}.") + _unused(asked, _IN_SCHEMA, f"{where}.")
+    raw = msgspec.json.decode(msgspec.json.decode(found[_FORMAT], type=Members)["json_schema"], type=Members)["schema"]
+    return bytes(raw).decode(), ignored
 
 
 def _stream_options(found: Members) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +125,11 @@ def plan_problems(tensors: Tensors, plan: Plan, foreign: Mapping[str, str]) -> l
         for name, shape in plan.items()
         if name in tensors and tensors.shape(name) != tuple(shape)
     ]
-    return problems + _first(shapes) + _first(tensors.scale_problems())
+    return problems + abridged(shapes) + abridged(tensors.scale_problems())
 
 
-def _first(sentences: list[str]) -> list[str]:
-    """As `_listed`, of whole sentences."""
+def abridged(sentences: list[str]) -> list[str]:
+    """Sentences for one error: all of them, or the first few and how many more there are."""
     if len(sentences) > 4 * LISTED:
         return [*sentences[:LISTED], f"{len(sentences) - LISTED} more tensors are like these"]
     return sentences
@@ -148,28 +150,41 @@ def open_tensors(folder: Path, stem: str = "model") -> Tensors:
         return Tensors(_read_file(single))
     if not index.is_file():
         raise SettingsError([f"{folder.name}: neither {single.name} nor {index.name} is there"])
-    stored: dict[str, Stored] = {}
+    where = _weight_map(index)
+    shards: dict[str, dict[str, Stored]] = {}
     problems: list[str] = []
-    for shard in _shards(index):
+    for file in dict.fromkeys(where.values()):
         try:
-            stored |= _read_file(folder / shard)
+            shards[file] = _read_file(folder / file)
         except SettingsError as error:
             problems += error.problems
+    problems += abridged(_index_problems(index.name, where, shards))
     if problems:
         raise SettingsError(problems)
-    return Tensors(stored)
+    return Tensors({name: tensor for shard in shards.values() for name, tensor in shard.items()})
 
 
-def _shards(index: Path) -> list[str]:
-    """File names out of an index, in order of first use; only plain names, which cannot leave the folder."""
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> file name out of an index, in its order; only plain file names, which cannot leave the folder."""
     try:
-        names = list(dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        where: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError([f"{index.name} is not a safetensors index: it has no readable weight_map"]) from error
-    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    wrong = {repr(file): file for file in where.values() if not isinstance(file, str) or Path(file).name != file}
     if wrong:
-        raise SettingsError([f"{index.name} names {name!r}, which is not a file beside it" for name in wrong])
-    return names
+        raise SettingsError(abridged([f"{index.name} names {file}, which is not a file beside it" for file in wrong]))
+    return where
+
+
+def _index_problems(index: str, where: Mapping[str, str], shards: Mapping[str, Mapping[str, Stored]]) -> list[str]:
+    """Sentences on tensors that lie in two shards, or not in the shard that the index names."""
+    home: dict[str, str] = {}
+    problems = []
+    for file, tensors in shards.items():
+        problems += [f"tensor {name} lies in two files: {home[name]} and {file}" for name in tensors if name in home]
+        home = dict.fromkeys(tensors, file) | home
+    absent = [(name, file) for name, file in where.items() if file in shards and name not in shards[file]]
+    return problems + [f"{index} says that tensor {name} lies in {file}, where it is not" for name, file in absent]
 
 
 def _read_file(path: Path) -> dict[str, Stored]:
@@ -180,21 +195,46 @@ def _read_file(path: Path) -> dict[str, Stored]:
     length = int(mapped[:8].view("<u8")[0])
     if length > len(mapped) - 8:
         raise SettingsError([f"{path.name} is cut short: its header alone should take {length} bytes"])
-    try:
-        header = json.loads(mapped[8 : 8 + length].tobytes())
-    except ValueError as error:
-        raise SettingsError([f"{path.name} has a header that is not JSON"]) from error
-    if not isinstance(header, dict):
-        raise SettingsError([f"{path.name} has a header that is not a mapping"])
+    header = _header(path.name, mapped[8 : 8 + length].tobytes())
     data = mapped[8 + length :]
-    header.pop("__metadata__", None)
     problems = [problem for name, entry in header.items() if (problem := _entry_problem(path.name, name, entry, len(data)))]
+    problems = problems or _overlaps(path.name, header)
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(abridged(problems))
     return {
         name: Stored(entry["dtype"], tuple(entry["shape"]), np.asarray(data[slice(*entry["data_offsets"])]))
         for name, entry in header.items()
     }
+
+
+def _header(file: str, text: bytes) -> dict[str, Any]:
+    """The entries of a header by tensor name, without the metadata."""
+    repeated: list[str] = []
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    try:
+        header = json.loads(text, object_pairs_hook=once)
+    except ValueError as error:
+        raise SettingsError([f"{file} has a header that is not JSON"]) from error
+    if not isinstance(header, dict):
+        raise SettingsError([f"{file} has a header that is not a mapping"])
+    if repeated:
+        raise SettingsError(abridged([f"{file}: the header names {name} twice" for name in sorted(repeated)]))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _overlaps(file: str, header: Mapping[str, Any]) -> list[str]:
+    """One sentence for each tensor that begins before the one in front of it has ended."""
+    placed = sorted((*entry["data_offsets"], name) for name, entry in header.items() if entry["data_offsets"][0] < entry["data_offsets"][1])
+    return [
+        f"{file}: tensors {before} and {name} share bytes {begin} to {min(end, last)}"
+        for (_, end, before), (begin, last, name) in pairwise(placed)
+        if begin < end
+    ]
 
 
 def _entry_problem(file: str, name: str, entry: object, size: int) -> str | None:

@@ -75,6 +75,21 @@ def test_a_rotary_scaling_that_is_not_computed_is_refused(tmp_path: Path) -> Non
     assert "mscale" in said and "rope_type is 'linear'" in said
 
 
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "llama3", "longrope", "default", "proportional"])
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_only_the_rotary_positions_that_are_computed_pass(tmp_path: Path, key: str, kind: str) -> None:
+    content = values()
+    content["rope_parameters"].pop("rope_type")
+    content["rope_parameters"][key] = kind
+    assert f"rope_parameters.{key} is '{kind}', only 'yarn' is supported" in problems(write(tmp_path, content))
+
+
+def test_so_do_only_those_of_the_tower(tmp_path: Path) -> None:
+    content = values()
+    content["vision_config"]["rope_parameters"]["rope_type"] = "yarn"
+    assert "vision_config.rope_parameters.rope_type is 'yarn', only 'default' and 'axial'" in problems(write(tmp_path, content))
+
+
 def test_the_towers_theta_and_head_size_may_stand_where_older_files_have_them(tmp_path: Path) -> None:
     content = values()
     del content["vision_config"]["rope_parameters"], content["vision_config"]["head_dim"]

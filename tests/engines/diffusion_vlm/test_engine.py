@@ -61,9 +61,6 @@ class Scripted:
     def copy(self, source: int, target: int, length: int) -> None:
         raise AssertionError("one slot")
 
-    def clear(self, slot: int) -> None:
-        self.model = None
-
     def forward(self, rows: Sequence[Row]) -> list[Answer]:
         if rows[0].features is not None or self.model is None:
             self.model = ScriptModel(len(rows[0].tokens), self.script, vocab=256, mask=100, ends=frozenset({11}), sharp=60.0)

@@ -16,7 +16,7 @@ from sensorium.engines import weights as checkpoint
 from sensorium.engines.diffusion_vlm.config import Rope, VLMConfig, read_config
 from sensorium.engines.diffusion_vlm.decode import Decoding, Request, autoregress, diffuse, speculate, stream, tick
 from sensorium.engines.diffusion_vlm.numpy_layers import gelu, silu
-from sensorium.engines.diffusion_vlm.numpy_model import NumpyModel, gumbel, to_bfloat16, yarn_frequencies
+from sensorium.engines.diffusion_vlm.numpy_model import NumpyModel, to_bfloat16, yarn_frequencies
 from sensorium.engines.diffusion_vlm.numpy_vision import Tower
 from sensorium.engines.diffusion_vlm.rows import Features, Row
 from sensorium.engines.diffusion_vlm.schedule import Schedule
@@ -208,18 +208,6 @@ def test_confidences_may_be_taken_in_bfloat16_for_golden_comparisons(tiny: Tiny)
     rough = select(tiny, logits, NumpyModel(tiny.config, tiny.weights, float32_confidence=False))[1][0]
     fine = select(tiny, logits)[1][0]
     assert rough == float(to_bfloat16(np.array([rough], np.float32))[0]) and 0 < abs(rough - fine) < 1 / 128
-
-
-def test_noise_is_gumbel_and_independent_of_neighbours() -> None:
-    drawn = np.concatenate([gumbel(3, position, 400) for position in range(200)])
-    assert abs(drawn.mean() - 0.5772) < 0.02 and abs(drawn.std() - 1.2825) < 0.02
-    one, two = gumbel(3, 7, 400), gumbel(3, 8, 400)
-    assert len(set(one) & set(two)) == 0 and len(set(one) & set(gumbel(4, 7, 400))) == 0
-    assert np.array_equal(one[:100], gumbel(3, 7, 100))
-
-
-def test_noise_never_changes_between_versions() -> None:
-    assert np.allclose(gumbel(42, 5, 4), [-1.1230514, 0.27409762, 0.21168643, 0.18098854], atol=1e-6)
 
 
 def test_the_official_frequencies() -> None:

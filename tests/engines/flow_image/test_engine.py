@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from sensorium.engines import weights
+from sensorium.engines.drawing import Draw
 from sensorium.engines.flow_image import noise, numpy_model, sampler, text
-from sensorium.engines.flow_image.engine import SIDE_MAX, Draw, FlowImage, caption_of, enlarged
+from sensorium.engines.flow_image.engine import SIDE_MAX, FlowImage, caption_of, enlarged
 from sensorium.errors import Cancelled, SettingsError, Unprocessable
 
 from . import plain, tiny

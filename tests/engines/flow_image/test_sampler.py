@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sensorium.engines.drawing import never
 from sensorium.engines.flow_image import sampler
-from sensorium.engines.flow_image.engine import never
 from sensorium.errors import Cancelled
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.decode import Decoding
+from sensorium.engines.diffusion_vlm.grammar import Grammar
 from sensorium.engines.diffusion_vlm.prompt import Prompt
 from sensorium.engines.diffusion_vlm.rows import Answer, Floats, Ids, Row
 from sensorium.engines.diffusion_vlm.schedule import Schedule
@@ -84,7 +85,7 @@ class Job:
     """A question that has been checked and turned into ids and pixels.
 
     `identity` names what stands at each position of the prompt, pictures included: equal beginnings have equal keys and values. `room`
-    counts the positions that the answer may touch, `preparing_s` is what all of this took.
+    counts the positions that the answer may touch, `grammar` is what its text has to fit, `preparing_s` is what all of this took.
     """
 
     ask: Ask
@@ -95,6 +96,7 @@ class Job:
     room: int
     text: TextStream
     stops: StopStrings
+    grammar: Grammar | None
     preparing_s: float
 
 

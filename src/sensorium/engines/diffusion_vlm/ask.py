@@ -9,7 +9,9 @@ from typing import Any
 
 from PIL import Image
 
+from sensorium.engines.diffusion_vlm.constrained import AT_ONCE, constrain, constrain_singly
 from sensorium.engines.diffusion_vlm.decode import Decoding, Program, autoregress, diffuse, speculate
+from sensorium.engines.diffusion_vlm.grammar import Grammar, check_mode
 from sensorium.engines.diffusion_vlm.rows import Floats
 from sensorium.engines.diffusion_vlm.schedule import BLOCK_LENGTH, MAX_TOKENS, STEPS, Schedule, make_schedule, number, whole_number
 from sensorium.errors import Unprocessable
@@ -29,7 +31,7 @@ class Ask:
     `images` are the pictures of those parts, in order, as they are or as `DiffusionVLM.see` returned them. `steps` is the budget over all
     blocks (None: 256, rounded up), `threshold` the confidence that commits a token (None: an even share of the masks per step); both act
     in diffusion mode only. `mode` "auto" gives what "ar" gives by whichever of "linear" and "ar" is quicker now. `seed` matters at a
-    temperature above 0, None draws one.
+    temperature above 0, None draws one. `schema` is the text of a JSON schema that the answer must fit.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -42,12 +44,14 @@ class Ask:
     temperature: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    schema: str | None = None
 
 
 def check(ask: Ask) -> Schedule:
     """Hold all parameters against their rules and derive the schedule. Raises Unprocessable for the first that breaks one."""
     if ask.mode not in MODES:
         raise Unprocessable(f"mode is {ask.mode!r:.60}, expected one of {', '.join(MODES)}", param="mode")
+    check_mode(ask.mode, ask.schema)
     if ask.threshold is not None:
         number("threshold", ask.threshold, 0, 1)
     number("temperature", ask.temperature, 0, HOTTEST)
@@ -69,7 +73,9 @@ def check(ask: Ask) -> Schedule:
 
 
 def positions_needed(ask: Ask, schedule: Schedule) -> int:
-    """Positions after the prompt that the answer may touch: whole blocks, and in linear mode one draft beyond the last token."""
+    """Positions after the prompt that the answer may touch: whole blocks, and one draft beyond the last token where there are drafts."""
+    if ask.schema is not None:
+        return ask.max_tokens + max(ask.block_length, AT_ONCE)
     return ask.max_tokens + ask.block_length if chosen(ask, depth=1) == "linear" else schedule.length
 
 
@@ -83,8 +89,10 @@ def chosen(ask: Ask, depth: int) -> str:
     return "linear" if ask.temperature == 0 and depth * ask.block_length <= RIDGE else "ar"
 
 
-def program(ask: Ask, schedule: Schedule, mode: str) -> Callable[[Decoding], Program]:
+def program(ask: Ask, schedule: Schedule, mode: str, grammar: Grammar | None) -> Callable[[Decoding], Program]:
     """The decoding program of a mode. Linear drafts fill a block at once: their threshold is 0, whatever diffusion would use."""
+    if grammar is not None:
+        return partial(constrain_singly, grammar=grammar) if mode == "ar" else partial(constrain, grammar=grammar, length=ask.block_length)
     if mode == "diffusion":
         return partial(diffuse, schedule=schedule, threshold=ask.threshold)
     return autoregress if mode == "ar" else partial(speculate, length=ask.block_length)

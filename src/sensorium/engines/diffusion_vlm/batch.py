@@ -81,7 +81,7 @@ class Batch:
             before = self.backend.transfer_s
             request = self._request(job, place.reused)
             mode = chosen(job.ask, len(self.active) + 1 + waiting)
-            answering = Answering(job, Decoding(request, program(job.ask, job.schedule, mode)), place.slot, mode)
+            answering = Answering(job, Decoding(request, program(job.ask, job.schedule, mode, job.grammar)), place.slot, mode)
             answering.transfer_s = self.backend.transfer_s - before
         except BaseException:
             self._slots.forget(place.slot)
@@ -143,7 +143,6 @@ class Batch:
     def _failed(self, one: Answering, error: SensoriumError) -> Step:
         self.figures.failed += 1
         self._slots.forget(one.slot)
-        self.backend.clear(one.slot)
         self.drop(one)
         return Step(one, error=error)
 

@@ -89,6 +89,7 @@ FIXED: tuple[tuple[str, Any], ...] = (
     ("multimodal_projector_bias", False),
     ("vision_feature_layer", -1),
     ("rope_parameters.rope_type", "yarn"),
+    ("rope_parameters.type", "yarn"),
     ("rope_parameters.truncate", True),
 )
 

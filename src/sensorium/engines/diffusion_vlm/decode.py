@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.engines.diffusion_vlm.rows import Answer, Features, Floats, Forward, Row
+from sensorium.engines.diffusion_vlm.rows import Answer, Bits, Features, Floats, Forward, Row
 from sensorium.engines.diffusion_vlm.schedule import Schedule
 from sensorium.errors import Cancelled
 
@@ -92,10 +92,12 @@ class Decoding:
         if len(self.tokens) == self.request.max_tokens:
             self.finish = "length"
 
-    def ask(self, start: int, tokens: Sequence[int], *, causal: bool, last: bool = False, draft: bool = False) -> Row:
+    def ask(
+        self, start: int, tokens: Sequence[int], *, causal: bool, last: bool = False, draft: bool = False, allowed: Bits | None = None
+    ) -> Row:
         """A row of this answer's slot, with its own copy of the tokens."""
         request = self.request
-        return Row(request.slot, start, tuple(tokens), causal, last, request.temperature, request.seed, draft)
+        return Row(request.slot, start, tuple(tokens), causal, last, request.temperature, request.seed, draft, allowed=allowed)
 
 
 Program = Generator[Row, Answer, None]
@@ -120,7 +122,7 @@ def stream(decoding: Decoding, forward: Forward, cancelled: Callable[[], bool]) 
 
 def diffuse(decoding: Decoding, schedule: Schedule, threshold: float | None, *, leave_masks: bool = False) -> Program:
     """Block diffusion: the first token of a block comes from the causal head, the others are unmasked most confident first."""
-    seed = yield from _prefill(decoding)
+    seed = yield from prefill(decoding)
     start, length = len(decoding.request.prompt), schedule.block_length
     while True:
         block = [seed] + [decoding.request.mask] * (length - 1)
@@ -146,7 +148,7 @@ def speculate(decoding: Decoding, length: int, threshold: float = 0.0) -> Progra
     """
     counts = decoding.counts
     counts.prefill_is_counted = True
-    seed = yield from _prefill(decoding)
+    seed = yield from prefill(decoding)
     decoding.commit([seed])
     start = len(decoding.request.prompt)
     while not decoding.finish:
@@ -161,8 +163,9 @@ def speculate(decoding: Decoding, length: int, threshold: float = 0.0) -> Progra
         start += agreed + 1
 
 
-def _prefill(decoding: Decoding) -> Generator[Row, Answer, int]:
-    """Write the prompt causally, in chunks so that a cancel need not wait for all of it; the token that follows."""
+def prefill(decoding: Decoding, allowed: Bits | None = None) -> Generator[Row, Answer, int]:
+    """Write the prompt causally, in chunks so that a cancel need not wait for all of it; the token that follows, one of `allowed` [words]
+    where that is given."""
     request = decoding.request
     decoding.counts.prefill += 1
     best: Sequence[int] = ()
@@ -170,7 +173,8 @@ def _prefill(decoding: Decoding) -> Generator[Row, Answer, int]:
     while done < len(request.prompt):
         tokens = tuple(request.prompt[done : done + PREFILL_CHUNK])
         features = _features_between(request, done, done + len(tokens))
-        answer = yield Row(request.slot, done, tokens, True, True, request.temperature, request.seed, features=features)
+        bits = None if allowed is None else allowed[None]
+        answer = yield Row(request.slot, done, tokens, True, True, request.temperature, request.seed, features=features, allowed=bits)
         best = answer[0].tolist()
         done += len(tokens)
     return best[-1]

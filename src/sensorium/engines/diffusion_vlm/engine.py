@@ -19,6 +19,7 @@ from sensorium.engines.diffusion_vlm.answering import Event, Job, Picture
 from sensorium.engines.diffusion_vlm.ask import Ask, check, positions_needed
 from sensorium.engines.diffusion_vlm.batch import Batch, Figures, identity
 from sensorium.engines.diffusion_vlm.config import SideConfig, VLMConfig, read_config, read_side_config
+from sensorium.engines.diffusion_vlm.grammar import Grammars
 from sensorium.engines.diffusion_vlm.numpy_backend import NumpyBackend
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.prompt import PromptBuilder, check_length
@@ -52,6 +53,7 @@ class DiffusionVLM:
         self.batch = Batch(backend, config, reuse=shared, cells=CELLS if shared else FEW_CELLS)
         self._side = side
         self._prompts = prompts
+        self._grammars = Grammars(prompts.tokenizer, config, prompts.special)
 
     @classmethod
     def load(cls, folder: Path) -> DiffusionVLM:
@@ -81,11 +83,12 @@ class DiffusionVLM:
     def prepare(self, ask: Ask, cancelled: Callable[[], bool] = never) -> Job:
         """Check a question and make its prompt. One thread at a time.
 
-        Raises Unprocessable for parameters outside their rules or a prompt that does not fit, InvalidImage for unusable pictures, and
-        Cancelled before each picture when `cancelled()` has become true.
+        Raises Unprocessable for parameters outside their rules or a prompt that does not fit, BadRequest for a schema that cannot be kept,
+        InvalidImage for unusable pictures, and Cancelled before each picture when `cancelled()` has become true.
         """
         begun = time.perf_counter()
         schedule = check(ask)
+        grammar = None if ask.schema is None else self._grammars.compile(ask.schema)
         pictures = [self._picture(one, cancelled) for one in ask.images]
         cell = self.config.cell
         prompt = self._prompts.build(ask.messages, [(one.pixels.shape[1] // cell, one.pixels.shape[2] // cell) for one in pictures])
@@ -100,6 +103,7 @@ class DiffusionVLM:
             room=room,
             text=TextStream(self._prompts.tokenizer, self._prompts.special),
             stops=StopStrings(ask.stop),
+            grammar=grammar,
             preparing_s=time.perf_counter() - begun,
         )
 

@@ -49,6 +49,3 @@ class NumpyBackend:
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._model.cache[target, :, :, :, :length] = self._model.cache[source, :, :, :, :length]
-
-    def clear(self, slot: int) -> None:
-        self._model.cache[slot] = 0

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.engines.diffusion_vlm.config import Rope, VLMConfig
+from sensorium.engines.diffusion_vlm.noise import gumbel
 from sensorium.engines.diffusion_vlm.numpy_layers import (
     Block,
     Floats,
@@ -159,13 +160,6 @@ def _hidden(count: int, group: int) -> Floats:
 def unpacked(bits: Bits, size: int) -> NDArray[np.bool_]:
     """Words of 32 bits [n, words], the lowest bit first -> flags [n, size]."""
     return np.unpackbits(bits.astype("<u4").view(np.uint8), axis=1, count=size, bitorder="little").astype(bool)
-
-
-def gumbel(seed: int, position: int, size: int) -> Floats:
-    """Gumbel noise for one predicted position: the same for every pass over it and for every way of decoding."""
-    bits = np.random.Philox(key=seed, counter=position << 128).random_raw(size) >> np.uint64(12)
-    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52
-    return (-np.log(-np.log(uniform))).astype(np.float32)
 
 
 def to_bfloat16(values: Floats) -> Floats:

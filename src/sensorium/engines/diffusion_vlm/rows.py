@@ -81,6 +81,3 @@ class Backend(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
-
-    def clear(self, slot: int) -> None:
-        """Forget what a slot holds: a computation that went wrong may have left what is no number, which spoils all it is mixed with."""

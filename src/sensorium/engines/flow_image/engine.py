@@ -6,7 +6,7 @@ The engine knows neither HTTP nor queues.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sensorium.engines import weights
+from sensorium.engines.drawing import PROMPT, SEED, Draw, Drawing, Step, finished, never
 from sensorium.engines.flow_image import config as configuration
 from sensorium.engines.flow_image import noise, numpy_model, sampler, text, world
 from sensorium.engines.flow_image.config import FlowConfig
@@ -22,32 +23,10 @@ from sensorium.engines.flow_image.numpy_model import Array, FluxTransformer
 from sensorium.engines.flow_image.text import CaptionTokenizer, TextEncoder
 from sensorium.errors import Unprocessable
 from sensorium.wire import parameters
-from sensorium.wire.parameters import Integer, Number, Text
+from sensorium.wire.parameters import Integer, Number
 
-SEED = Integer(0, 2**32 - 1)
 SIDE_MAX = 2048
-PROMPT = Text(1, 10_000)
 TRANSFORMER_FILE = "diffusion_pytorch_model"
-
-
-def never() -> bool:
-    """For callers that do not cancel."""
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """One wish. None means the model's default; a width or height alone makes a square.
-
-    `guidance` goes by `cfg_scale` on the wire; 0 means the default as well.
-    """
-
-    prompt: str
-    seed: int
-    steps: int | None = None
-    guidance: float | None = None
-    width: int | None = None
-    height: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +40,6 @@ class Resolved:
     guidance: float
     width: int
     height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """An RGB picture, the seed and caption really drawn, and the words that were not understood."""
-
-    image: Image.Image
-    seed: int
-    caption: str
-    ignored: tuple[str, ...]
 
 
 class FlowImage:
@@ -109,14 +78,20 @@ class FlowImage:
 
     def draw(self, wish: Draw, cancelled: Callable[[], bool] = never) -> Drawing:
         """Draw. Raises Unprocessable as `check` does, and Cancelled between two steps."""
+        return finished(self.steps(wish, cancelled))
+
+    def steps(self, wish: Draw, cancelled: Callable[[], bool] = never) -> Iterator[Step | Drawing]:
+        """As `draw`: a Step after each of them, then the Drawing."""
         resolved = self.check(wish)
         ids = self._tokenizer.ids(resolved.caption)
         schedule = sampler.times(resolved.steps, self.config.shift)
         predict = self._predictor(ids, schedule[:-1], resolved.guidance)
-        start = noise.normal(resolved.seed, (self.config.grid**2, self.config.transformer.in_channels))
-        tokens = sampler.sample(predict, start, schedule, cancelled)
+        tokens = noise.normal(resolved.seed, (self.config.grid**2, self.config.transformer.in_channels))
+        for number, after in enumerate(sampler.walk(predict, tokens, schedule, cancelled), 1):
+            tokens = after
+            yield Step(number, resolved.steps)
         image = enlarged(self._picture(tokens), resolved.width, resolved.height)
-        return Drawing(image, resolved.seed, resolved.caption, resolved.ignored)
+        yield Drawing(image, resolved.seed, resolved.caption, resolved.ignored)
 
     def _predictor(self, ids: Any, times: Any, guidance: float) -> Callable[[Array, int], Array]:
         model, mixed = self._transformer, self.config.guidance.kind == "mixed" and guidance != 1.0

@@ -6,7 +6,7 @@ flow-matching Euler scheduler with a constant shift, fed with the velocity (x - 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -23,8 +23,10 @@ def times(steps: int, shift: float) -> NDArray[np.float64]:
     return shift * level / (1.0 + (shift - 1.0) * level)
 
 
-def sample(predict: Callable[[Array, int], Array], noise: Array, schedule: NDArray[np.float64], cancelled: Callable[[], bool]) -> Array:
-    """Walk `schedule` from its first level to its last. `predict(x, step)` returns the clean array expected at `x`.
+def walk(
+    predict: Callable[[Array, int], Array], noise: Array, schedule: NDArray[np.float64], cancelled: Callable[[], bool]
+) -> Iterator[Array]:
+    """Walk `schedule` from its first level to its last: the array after each step. `predict(x, step)` is the clean one expected at `x`.
 
     Raises Cancelled when `cancelled()` says so before a step.
     """
@@ -34,4 +36,10 @@ def sample(predict: Callable[[Array, int], Array], noise: Array, schedule: NDArr
             raise Cancelled("the picture was abandoned before its last step")
         kept = np.float32(after / now)
         x = kept * x + (np.float32(1) - kept) * predict(x, step)
-    return x
+        yield x
+
+
+def sample(predict: Callable[[Array, int], Array], noise: Array, schedule: NDArray[np.float64], cancelled: Callable[[], bool]) -> Array:
+    """What `walk` ends with."""
+    *_, last = walk(predict, noise, schedule, cancelled)
+    return last

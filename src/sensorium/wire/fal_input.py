@@ -1,4 +1,4 @@
-"""What an app is given, checked: pydantic models in, fal's list of faults out. The same models describe the input (`openapi`)."""
+"""What an app is given, checked: pydantic models in, fal's list of faults out. The same models describe the input (`fal_openapi`)."""
 
 from __future__ import annotations
 
