@@ -38,6 +38,7 @@ PULSE_S: Final = 1.0
 STDIN, STDOUT, STDERR = 0, 1, 2
 UNUSABLE: Final = 78  # exit code: starting again will not help
 BROKEN: Final = 70  # exit code: it may
+LET_GO: Final = 75  # the same, and what ran was not wanted any more: calls that waited behind it are not to blame
 Report = Callable[[dict[str, Any]], None]
 log = logging.getLogger("sensorium.engine")
 
@@ -77,7 +78,7 @@ class Process:
         if loading.quick and not self._loaded(loading, None):
             return self._code
         server = Server(self._configured(loading), self._ready if loading.quick else lambda: self._begin(loading, server))
-        Watchdog(lambda: loading.lanes, self._orders.hang_s, self._give_up).start()
+        Watchdog(lambda: loading.lanes, self._orders.hang_s, lambda reason: self._give_up(reason, loading)).start()
         server.run(sockets=[listener])
         self.interrupted = server.interrupted
         self.clean = loading.close(GRACE_S) and not (self._behind and self._behind.is_alive())
@@ -111,10 +112,11 @@ class Process:
         self._behind = threading.Thread(target=behind, name="loading", daemon=True)
         self._behind.start()
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, loading: Loading) -> None:
         """A device is stuck, and with it the thread that would have to end."""
         self._report({"event": "failed", "problems": [reason]})
-        leave(BROKEN, clean=False)
+        unwanted = any(lane.abandoned_since is not None for lane in loading.lanes)
+        leave(LET_GO if unwanted else BROKEN, clean=False)
 
     def _loaded(self, loading: Loading, loop: asyncio.AbstractEventLoop | None) -> bool:
         try:
