@@ -15,7 +15,7 @@ import fal_client
 import openai
 import pytest
 
-from sensorium.cli_engine import ordered, shipped, whole
+from sensorium.cli_engine import Told, ordered, shipped, whole
 from sensorium.errors import SettingsError
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 from tests.hub_process import hub_environment, running_hub
@@ -241,3 +241,16 @@ def test_every_option_out_of_its_range_is_named() -> None:
 
 def test_the_shipped_models_have_ids() -> None:
     assert shipped() == [FLOW, VLM]
+
+
+def test_a_model_that_takes_long_is_told_of_at_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    told = Told()
+    for done in range(0, 10_001, 7):
+        model = {"name": "org/big", "state": "loading", "loaded_bytes": done * 1_000_000, "total_bytes": 10_000_000_000}
+        told.hear({"event": "loading", "models": [model]}, str)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [f"loading org/big: {tenth}.0 of 10.0 GB" for tenth in range(3)]
+    assert len(lines) == 10
+    told.hear({"event": "ready", "seconds": 5}, lambda: "here it is")
+    told.hear({"event": "failed", "problems": ["it broke"]}, str)
+    assert (capsys.readouterr().out, told.problems) == ("here it is\n", ["it broke"])
