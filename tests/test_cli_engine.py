@@ -123,7 +123,9 @@ def test_the_official_fal_client_runs_and_streams(served: tuple[str, list[str]],
             client.run("fal-ai/nemotron-diffusion-vlm", arguments=asked | {"num_inference_steps": 7})
 
 
-def test_a_hub_with_the_printed_settings_relays_to_it(served: tuple[str, list[str]], picture: str, tmp_path: Path) -> None:
+def test_a_hub_with_the_printed_settings_relays_to_it(
+    served: tuple[str, list[str]], picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, lines = served
     assert lines[0].startswith(f"sensorium engine: {url} serves {FLOW} (numpy, float32, 1 slot), {VLM} (numpy, float32, 1 slot x ")
     settings = tmp_path / "hub.toml"
@@ -137,6 +139,15 @@ def test_a_hub_with_the_printed_settings_relays_to_it(served: tuple[str, list[st
         drawn = client.images.generate(prompt=PROMPT, model=FLOW)
         assert drawn.data
         assert drawn.data[0].b64_json
+        with pytest.raises(openai.UnprocessableEntityError, match="nearest valid value"):
+            client.chat.completions.create(model=VLM, messages=question(picture), extra_body={"num_inference_steps": 7})
+        monkeypatch.setattr("fal_client.client.RUN_URL_FORMAT", f"{hub}/fal/run/")
+        fal = fal_client.SyncClient(key="any")
+        with closing(fal._client):
+            asked = {"image_url": picture, "prompt": "Describe this image."}
+            made = fal.run("fal-ai/nemotron-diffusion-vlm", arguments=asked)
+            assert "red cube" in made["output"]
+            assert made["usage"]["num_function_evals"] > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
