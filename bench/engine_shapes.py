@@ -72,8 +72,8 @@ class Scale:
     requests: int = 1000
     questions: int = 200
     callers: tuple[int, ...] = (1, 8, 32)
-    calls_each: int = 4
-    copied: int = 4 << 30
+    calls_each: int = 3
+    copied: int = 2 << 30
 
     @property
     def tiny(self) -> bool:

@@ -13,7 +13,7 @@ from bench.engine_shapes import CONFIG_8B, CONFIG_TINY, TOWER_8B, RandomWeights
 from sensorium.engines.diffusion_vlm.config import VLMConfig, read_config
 from sensorium.engines.diffusion_vlm.numpy_vision import Tower
 from sensorium.engines.diffusion_vlm.rows import Features, Row
-from sensorium.engines.diffusion_vlm.torch_backend import TorchBackend
+from sensorium.engines.diffusion_vlm.torch_backend import Look, TorchBackend
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.diffusion_vlm.torch_vision import TorchTower
 from tests.gpu.shapes import tokens
@@ -62,6 +62,7 @@ def test_beside_the_decoder_it_gives_the_same(tmp_path: Path, device: torch.devi
         quiet = tower.features(torch.from_numpy(shown).to(device))
         torch.cuda.synchronize()
         assert backend.ready(begun)
-        wanted = backend.forward([Row(0, 0, row.tokens, True, last=True, features=Features(range(1, count + 1), quiet))])[0]
+        assert torch.allclose(rows.rows, quiet, atol=1e-3 * float(quiet.abs().max()))
+        wanted = backend.forward([Row(0, 0, row.tokens, True, last=True, features=Features(range(1, count + 1), Look(quiet, None)))])[0]
         assert np.array_equal(answer[0], wanted[0])
         assert np.allclose(answer[1], wanted[1], atol=1e-3)

@@ -98,6 +98,16 @@ def test_what_an_engine_reads_is_fetched_and_nothing_else(tmp_path: Path) -> Non
         assert again.stdout.count("was there, checked") == len(SMALL)
 
 
+def test_a_name_in_another_case_is_the_same_model(tmp_path: Path) -> None:
+    with running(FileHub(SMALL)) as url:
+        line, env = command(tmp_path, url, "--accept-licence")
+        line[line.index(REPOSITORY)] = REPOSITORY.lower()
+        result = subprocess.run(line, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert [place.name for place in (tmp_path / "models").iterdir()] == [REPOSITORY.replace("/", "--")]
+    assert find(REPOSITORY.lower(), tmp_path) == folder(tmp_path)
+
+
 def test_without_a_yes_nothing_is_fetched(tmp_path: Path) -> None:
     hub = FileHub(SMALL)
     with running(hub) as url:
@@ -173,6 +183,19 @@ def test_a_file_that_is_not_what_the_hub_lists(tmp_path: Path, path: str, sent: 
             find(REPOSITORY, tmp_path)
         hub.lie.clear()
         assert pulled(tmp_path, url).returncode == 0
+    assert holds(tmp_path) == SMALL
+
+
+@pytest.mark.parametrize("sent", [b"w" * 650, b"w" * 750, b"v" * 650])
+def test_a_file_of_another_size(tmp_path: Path, sent: bytes) -> None:
+    hub = FileHub(SMALL, lie={WEIGHTS: sent})
+    with running(hub) as url:
+        result = pulled(tmp_path, url, "--accept-licence")
+        assert (result.returncode, WEIGHTS in holds(tmp_path)) == (1, False)
+        assert "came with another size" in result.stderr
+        hub.lie.clear()
+        results = [pulled(tmp_path, url).returncode for _ in range(2)]  # what came first is found to be wrong, and then fetched anew
+    assert results in ([0, 0], [1, 0])
     assert holds(tmp_path) == SMALL
 
 

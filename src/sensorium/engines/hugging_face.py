@@ -79,6 +79,10 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
         raise Unavailable("the hub is not asked while HF_HUB_OFFLINE is set; unset it to pull") from None
     except HfHubHTTPError as error:
         raise _refused(name, error) from None
+    except OSError as error:
+        if error.errno is not None:  # of this machine, such as a full disk
+            raise
+        raise UpstreamFailed(f"a file of {name} came with another size than the hub lists; run it again") from None
     except HTTPError as error:
         raise Unavailable(f"the hub does not answer or broke off ({type(error).__name__}); what has come stays: run it again") from None
 

@@ -65,13 +65,14 @@ class Plan:
 
 def look(model_id: str, revision: str | None, home: Path) -> Plan:
     """Ask the hub and hold the folder against it. Raises SensoriumError."""
-    folder = folder_of(model_id, home)
+    folder_of(model_id, home)  # refuses what is no name before anybody is asked
     try:
         # Start-up cost: the library is an extra, and slow to import.
         from sensorium.engines import hugging_face
     except ImportError as error:
         raise SettingsError([f"sensorium pull needs huggingface_hub, which is not installed ({error}); run: {INSTALL}"]) from None
-    return plan(hugging_face.look(model_id, revision), folder)
+    repository = hugging_face.look(model_id, revision)
+    return plan(repository, folder_of(repository.name, home))
 
 
 def plan(repository: Repository, folder: Path) -> Plan:

@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from sensorium.engines.diffusion_vlm.answer_schema import check_mode
 from sensorium.engines.diffusion_vlm.constrained import AT_ONCE, constrain, constrain_singly
 from sensorium.engines.diffusion_vlm.decode import Decoding, Program, autoregress, diffuse, speculate
-from sensorium.engines.diffusion_vlm.grammar import Grammar, check_mode
+from sensorium.engines.diffusion_vlm.grammar import Grammar
 from sensorium.engines.diffusion_vlm.rows import Floats
 from sensorium.engines.diffusion_vlm.schedule import BLOCK_LENGTH, MAX_TOKENS, STEPS, Schedule, make_schedule, number, whole_number
 from sensorium.errors import Unprocessable

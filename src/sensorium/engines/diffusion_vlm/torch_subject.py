@@ -16,6 +16,7 @@ from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.engines.diffusion_vlm.subjects import ENGINE, Rules, as_floats
+from sensorium.engines.diffusion_vlm.torch_adapter import FOLDER, load_adapter
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.diffusion_vlm.torch_vision import PROJECTOR, TOWER, TorchTower
 from sensorium.engines.diffusion_vlm.weights import CONVERSIONS, plan
@@ -31,6 +32,7 @@ class TorchSubject:
         weights = self._load()
         self._seeing = {name: tensor for name, tensor in weights.items() if name.startswith((TOWER, PROJECTOR))}
         self._tower = TorchTower(config, self._seeing, device=device, dtype=dtype)
+        self._adapter = load_adapter(folder / FOLDER, config) if (folder / FOLDER).is_dir() else None
         self._rules = ENGINE
         self._model = self._made(weights)
 
@@ -52,6 +54,7 @@ class TorchSubject:
             length=self._length,
             graphs=False,
             compile=False,
+            adapter=self._adapter,
             ban_mask=self._rules.ban_mask,
             float32_confidence=self._rules.float32_confidence,
         )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sensorium.engines import weights as checkpoint
 from sensorium.engines.diffusion_vlm import golden, image, verify_files, verify_golden, verify_model
-from sensorium.engines.diffusion_vlm.checks import Check, Failed, Report
+from sensorium.engines.diffusion_vlm.checks import Check, Report, hold
 from sensorium.engines.diffusion_vlm.config import SideConfig, VLMConfig, read_config, read_side_config
 from sensorium.engines.diffusion_vlm.prompt import PromptBuilder
 from sensorium.engines.diffusion_vlm.subjects import NumpySubject, Subject
@@ -25,8 +25,9 @@ from sensorium.engines.diffusion_vlm.verify_model import Question
 from sensorium.engines.diffusion_vlm.weights import plan
 from sensorium.errors import SettingsError
 
-FILES = ("config", "header", "stored values", "marks", "mask", "preprocessing", "template", "expansion")
+FILES = ("config", "header", "stored values", "draft adapter", "marks", "mask", "preprocessing", "template", "expansion")
 GOLDEN = "golden dumps"
+ADAPTER = "linear_spec_lora"
 SMALL = 200e6  # parameters that numpy computes in seconds
 ROOM = 128  # positions beyond the prompt that checks without dumps use
 
@@ -35,10 +36,12 @@ def verify(folder: Path, *, dumps: Path | None = None, device: str = "auto", dty
     """All checks of a checkpoint folder, with `dumps` those against golden dumps too.
 
     `device` "none" loads no weights, "numpy" is the engine of a default install, "auto" takes it for small checkpoints and torch for
-    others. Raises SettingsError when the folder is none.
+    others. Raises SettingsError when the folder is none, or of another kind.
     """
     if not folder.is_dir():
         raise SettingsError([f"{folder} is not a folder"])
+    if (folder / "model_index.json").is_file():
+        raise SettingsError([f"{folder} is a checkpoint of diffusers; examined are diffusion VLMs"])
     report, folder = Report(), folder.resolve()
     parts = _files(report, folder)
     loaded = verify_model.NAMES if dumps is None else (*verify_model.NAMES, GOLDEN)
@@ -74,6 +77,7 @@ def _files(report: Report, folder: Path) -> Parts | None:
     else:
         report.run("header", partial(verify_files.header, tensors, plan(config)))
         report.run("stored values", partial(verify_files.finite, tensors))
+    _adapter(report, folder, config)
     tokenizer = report.open("marks", partial(verify_files.tokenizer, folder))
     if tokenizer is not None:
         report.run("marks", partial(verify_files.marks, tokenizer, config))
@@ -88,15 +92,32 @@ def _files(report: Report, folder: Path) -> Parts | None:
     return Parts(config, side, builder)
 
 
+def _adapter(report: Report, folder: Path, config: VLMConfig) -> None:
+    """The adapter that speculative passes use, if the checkpoint has one."""
+    lack = _lack_of_torch() if (folder / ADAPTER).is_dir() else f"there is no {ADAPTER} beside the weights"
+    if lack:
+        report.skip(("draft adapter",), lack)
+        return
+    # Start-up cost: torch is an extra, and takes seconds to import.
+    from sensorium.engines.diffusion_vlm.torch_adapter import load_adapter
+
+    def opened() -> str:
+        adapter = load_adapter(folder / ADAPTER, config)
+        return f"rank {len(adapter.inward[0])} in {len(adapter.inward)} layers, scale {adapter.scale:g}"
+
+    report.run("draft adapter", opened)
+
+
 def _loaded(report: Report, folder: Path, parts: Parts, dumps: Path | None, device: str, dtype: str) -> None:
     """The checks that compute."""
     text = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
     prompt = parts.builder.build(text, []).ids
     index = None if dumps is None else report.open(GOLDEN, partial(golden.read, dumps))
-    length = max(len(prompt) + ROOM, 0 if index is None else verify_golden.positions(index))
-    if length > parts.config.positions:
-        report.run(GOLDEN, partial(_too_long, length, parts.config.positions))
-        return
+    length = min(len(prompt) + ROOM, parts.config.positions)
+    if index is not None:
+        wanted = verify_golden.positions(index)
+        fits = report.run(GOLDEN, partial(_fitting, wanted, parts.config.positions))
+        index, length = (index, max(length, wanted)) if fits else (None, length)
     if device in ("auto", "numpy") and _small_or_asked(parts.config, device):
         subject = report.open("weights", partial(_on_numpy, folder, parts.config, length))
     else:
@@ -114,8 +135,9 @@ def _loaded(report: Report, folder: Path, parts: Parts, dumps: Path | None, devi
         verify_golden.compare(report, subject, parts.builder, parts.side, dumps, index)
 
 
-def _too_long(length: int, positions: int) -> str:
-    raise Failed(f"the dumps need {length} positions, this model holds {positions}")
+def _fitting(wanted: int, positions: int) -> str:
+    hold(wanted <= positions, f"the dumps need {wanted} positions, this model holds {positions}")
+    return f"need {wanted} of {positions} positions"
 
 
 def _small_or_asked(config: VLMConfig, device: str) -> bool:
@@ -124,7 +146,7 @@ def _small_or_asked(config: VLMConfig, device: str) -> bool:
 
 def _lack_of_torch() -> str | None:
     if importlib.util.find_spec("torch") is None:
-        return 'needs torch for a checkpoint of this size or on this device: pip install "sensorium[torch]"'
+        return 'needs torch: pip install "sensorium[torch]"'
     return None
 
 

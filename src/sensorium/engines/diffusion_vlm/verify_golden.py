@@ -144,10 +144,8 @@ class Comparison:
         pad = self.builder.tokenizer.token_to_id(IMAGE_PAD)
         pads = [place for place, id in enumerate(case.prompt) if id == pad] if case.picture else []
         features: Any = self.subject.features(self._pixels()) if case.picture else None
-        hold(
-            features is None or len(features) == len(pads),
-            f"{len(pads)} places in the prompt for {len(features or ())} rows of the picture",
-        )
+        seen = 0 if features is None else len(features)
+        hold(seen == len(pads), f"{len(pads)} places in the prompt for {seen} rows of the picture")
         return Request(case.prompt, case.max_tokens, config.mask, config.ends, pads=pads, features=features)
 
     def _prefill(self) -> list[Row]:
