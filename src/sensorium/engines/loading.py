@@ -33,6 +33,7 @@ class Loading:
     def __init__(self, orders: Orders, tell: Callable[[list[dict[str, Any]]], None]) -> None:
         """Raises SettingsError when a folder holds no model, or one that cannot run as it is ordered; it names all of them."""
         self._orders, self._tell = orders, tell
+        self._devices: dict[str, Lane] = {}
         self.hosted = _hosted(orders.models)
         for one in self.hosted:
             one.lane = self._lane(one)
@@ -80,9 +81,11 @@ class Loading:
         """Small models share one, and so do drawing models of a device; a VLM on torch has its own."""
         if one.kind == "diffusion_vlm" and one.order.device != NUMPY:
             return SharedLane(one.name, None, self._orders.queue)
-        name = CPU if one.order.device == NUMPY else one.order.device
-        shared = (lane for lane in self.lanes if lane.name == name)
-        return next(shared, None) or Lane(name, self._orders.queue)
+        return self._common(CPU if one.order.device == NUMPY else one.order.device)
+
+    def _common(self, device: str) -> Lane:
+        """The lane of a device."""
+        return self._devices.setdefault(device, Lane(device, self._orders.queue))
 
     def _load(self, one: Hosted, load: Callable[[], None]) -> None:
         one.state = "loading"
@@ -100,6 +103,9 @@ class Loading:
         from sensorium.engines import torch_models
         from sensorium.engines.turns import Turns
 
+        for one in hosted:
+            if not isinstance(one.lane, SharedLane):
+                one.lane = self._common(name)  # whatever the orders call it
         given = self._orders.memory_gb
         budget = torch_models.free(name) if given is None else round(given * 1e9)
         shares = torch_models.shares([(one.order, one.kind) for one in hosted], budget)
