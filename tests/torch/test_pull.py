@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.engines.pulled import RECORD, find
+from sensorium.engines.pulling import LOCK
 from sensorium.errors import SettingsError
 from tests.hub_process import hub_environment
 from tests.torch.file_hub import COMMIT, REPOSITORY, TOKEN, FileHub, running
@@ -62,10 +63,9 @@ def folder(home: Path) -> Path:
 
 
 def holds(home: Path) -> dict[str, bytes]:
-    """What lies in the checkpoint's folder, without the record."""
+    """What lies in the checkpoint's folder, without the record and the lock."""
     found = {path.relative_to(folder(home)).as_posix(): path.read_bytes() for path in folder(home).rglob("*") if path.is_file()}
-    found.pop(RECORD, None)
-    return found
+    return {name: data for name, data in found.items() if name not in (RECORD, LOCK)}
 
 
 def test_what_an_engine_reads_is_fetched_and_nothing_else(tmp_path: Path) -> None:
@@ -141,6 +141,8 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
         line, env = command(tmp_path, url, "--accept-licence")
         with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             _until_written(folder(tmp_path), 2 * PIECE)
+            second = pulled(tmp_path, url)
+            assert (second.returncode, "another pull" in second.stderr) == (1, True)
             process.kill()
         with pytest.raises(SettingsError, match=r"not complete.* sensorium pull"):
             find(REPOSITORY, tmp_path)
