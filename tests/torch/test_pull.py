@@ -272,6 +272,18 @@ def test_a_gated_repository_wants_a_token_that_nobody_sees(tmp_path: Path) -> No
     assert not any(TOKEN.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
+def test_another_host_that_files_come_from_gets_ranges_but_no_token(tmp_path: Path) -> None:
+    big = SMALL | {WEIGHTS: random.Random(5).randbytes(3 * PIECE // 2)}
+    hub = FileHub(big, gated=True, elsewhere=True, stop=(WEIGHTS, PIECE + 5, "cut"))
+    with running(hub) as url:
+        result = pulled(tmp_path, url, "--accept-licence", HF_TOKEN=TOKEN)
+    assert result.returncode == 0, result.stderr
+    assert holds(tmp_path) == big
+    stored = [(path, part, token) for (_, path, part), token in zip(hub.asked, hub.tokens, strict=True) if path.startswith("/store/")]
+    assert (f"/store/{WEIGHTS}", f"bytes={PIECE}-", None) in stored
+    assert {token for _, _, token in stored} == {None}
+
+
 def test_an_unknown_repository_and_one_that_no_engine_reads(tmp_path: Path) -> None:
     with running(FileHub({"README.md": b"", "pytorch_model.bin": b"p"})) as url:
         line, env = command(tmp_path, url, "--accept-licence")
