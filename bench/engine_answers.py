@@ -28,7 +28,7 @@ TOGETHER = (1, 8)
 
 def schedule(rig: Rig) -> None:
     """Tokens per second from the first prompt token read to the last token, prefill included, by the real decoding programs."""
-    longest = rig.scale.prompt + rig.scale.answer + BLOCK
+    longest = rig.scale.prompt + max(rig.scale.answer, 2 * BLOCK) + BLOCK
     with rig.backend(max(TOGETHER), longest) as backend:
         for mode, paces in (("diffusion", STEPS), ("linear", CYCLES), ("ar", (1.0,))):
             for pace in paces:

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 
 import torch
+import torch._dynamo
 
 from bench import engine_answers, engine_forwards, engine_http, engine_room
 from bench.engine_clock import ROOT, setting
@@ -52,7 +53,6 @@ def main() -> int:
             f"torch {torch.__version__} finds no CUDA device here. `docs/gpu.md` says how to install a build with CUDA; "
             "--tiny shows on a CPU that the stages run."
         )
-    logging.basicConfig(level=logging.WARNING, format="  log: %(message)s")
     device = torch.device("cpu" if given.tiny else given.device)
     scale = TINY if given.tiny else QUICK if given.quick else FULL
     if device.type == "cuda":
@@ -60,12 +60,25 @@ def main() -> int:
     report = Report(
         {**setting(device), "scale": scale.name, "quick": given.quick, "warm_up": scale.warm_up}, where(given, device), not given.tiny
     )
+    logging.getLogger("sensorium").addHandler(Kept(report))
     print(", ".join(f"{name} {value}" for name, value in report.setting.items() if value not in ("", False)), flush=True)
     with rig(device, torch.float32 if given.tiny else torch.bfloat16, scale, report) as made:
         for name in given.only:
             run(made, name)
     print(json.dumps(report.whole()))
     return 1 if report.whole()["failed"] else 0
+
+
+class Kept(logging.Handler):
+    """Puts the engine's warnings into the record: a figure that was made without graphs should say so."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(logging.WARNING)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._report.warned(record.getMessage() + (f" ({type(error).__name__}: {error})"[:500] if error is not None else ""))
 
 
 def options() -> argparse.Namespace:
@@ -96,6 +109,8 @@ def run(made: Rig, name: str) -> None:
     """One stage; what breaks it off is told, and the next one goes on."""
     made.report.begin(name)
     began = time.perf_counter()
+    if made.clock.cuda:
+        torch._dynamo.reset()  # the compiler keeps a limited number of shapes, whichever stage they are of
     try:
         STAGES[name](made)
     except Exception as error:  # outermost: the figures of other stages are worth having

@@ -40,10 +40,9 @@ class Peer:
         for begin in range(0, len(tokens), 1024):
             part = torch.tensor([list(tokens[begin : begin + 1024])], device=self.device)
             position = torch.arange(begin, begin + part.shape[1], device=self.device)
-            causal = position[:, None] >= torch.arange(begin + part.shape[1], device=self.device)[None, :]
-            self.model(
-                input_ids=part, attention_mask=causal[None, None], position_ids=position[None], past_key_values=self.cache, use_cache=True
-            )
+            later = position[:, None] < torch.arange(begin + part.shape[1], device=self.device)
+            mask = torch.zeros(later.shape, dtype=self.head.dtype, device=self.device).masked_fill_(later, -1e9)[None, None]
+            self.model(input_ids=part, attention_mask=mask, position_ids=position[None], past_key_values=self.cache, use_cache=True)
 
     @torch.inference_mode()
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:

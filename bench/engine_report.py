@@ -59,6 +59,11 @@ class Report:
         self.stages[self._stage]["tables"].setdefault(table, []).append(line)
         print(f"  {table}: " + ", ".join(f"{name} {value}" for name, value in line.items()), flush=True)
 
+    def warned(self, what: str) -> None:
+        """Something went another way than it should, such as without graphs."""
+        self.stages.setdefault(self._stage, {}).setdefault("warnings", []).append(what)
+        print(f"  warning: {what}", flush=True)
+
     def failed(self, why: str) -> None:
         """The stage broke off."""
         self.stages[self._stage]["failed"] = why

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sensorium.engines.diffusion_vlm.torch_backend import TorchBackend
 
 from bench.engine_clock import Clock
 from bench.engine_report import Report
@@ -20,6 +19,7 @@ from bench.engine_shapes import BLOCK, WORDS, RandomWeights, Scale, write_prompt
 from sensorium.engines.diffusion_vlm.config import VLMConfig, read_config
 from sensorium.engines.diffusion_vlm.decode import PREFILL_CHUNK
 from sensorium.engines.diffusion_vlm.rows import Row
+from sensorium.engines.diffusion_vlm.torch_backend import TorchBackend
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.diffusion_vlm.torch_vision import TorchTower
 

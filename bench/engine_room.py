@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.engine_clock import GB, median
+from bench.engine_clock import GB, median, resident_bytes
 from bench.engine_report import Goal
 from bench.engine_rig import Rig
 from bench.engine_script import Scripted
@@ -24,6 +24,7 @@ from sensorium.engines.shared_lane import SharedLane
 
 PACE = 2.5  # tokens per denoising step: about what the real weights commit
 MB = 1e6
+REPEATED = 3
 QUESTION = "what is on the table ? "
 
 
@@ -55,7 +56,7 @@ def picture(side: int, seed: int) -> Image.Image:
 def first_block(rig: Rig) -> None:
     """From a decoded picture to the first committed block, in its parts."""
     scale, times = rig.scale, max(3, rig.scale.repeats // 10)
-    with rig.backend(2, max(4096, 2 * scale.context) if not scale.tiny else scale.context) as backend:
+    with rig.backend(1, min(4096, scale.context)) as backend:
         scripted = Scripted(backend, PACE, rig.config.mask, rig.word, rig.other)
         model = DiffusionVLM.over(rig.prompts, rig.config, scripted, shared=True)
         for number in range(scale.warm_up):
@@ -98,24 +99,39 @@ def _parts(rig: Rig, model: DiffusionVLM, backend: Scripted, seed: int) -> dict[
 
 
 def growth(rig: Rig) -> None:
-    """Many requests of all kinds through the lane that serves them: memory before the second half and after it."""
-    scale = rig.scale
-    with rig.backend(min(8, scale.slots), scale.context) as backend:
+    """Many requests of all kinds through the lane that serves them: memory before the last half and after it."""
+    half = rig.scale.requests // 2
+    with rig.backend(min(8, rig.scale.slots), rig.scale.context) as backend:
         scripted = Scripted(backend, PACE, rig.config.mask, rig.word, rig.other)
         model = DiffusionVLM.over(rig.prompts, rig.config, scripted, shared=True)
         lane = SharedLane("bench", model.batch, limit=256)
         try:
-            halfway, whole = scale.requests // 2, scale.requests
-            asyncio.run(served(rig, model, lane, range(halfway)))
-            before = rig.clock.bytes_now()
-            asyncio.run(served(rig, model, lane, range(halfway, whole)))
-            after = rig.clock.bytes_now()
+            asyncio.run(served(rig, model, lane, range(half)))
+            grown, resident = _grown(rig, model, lane, range(half, 2 * half))
         finally:
             lane.close()
         counters = lane.counters
     said = f"{counters.finished} finished, {counters.cancelled} cancelled, {counters.failed} failed"
-    rig.report.figure("memory grown over the second half", (after - before) / MB, "MB", Goal("<=", 32.0), f"of {whole} requests")
+    rig.report.figure("memory grown over the last half", grown / MB, "MB", Goal("<=", 32.0), f"{half} requests")
+    rig.report.figure("memory of the process grown", resident / MB, "MB")
     rig.report.figure("requests that failed", counters.failed, "", Goal("==", 0), said)
+
+
+def _grown(rig: Rig, model: DiffusionVLM, lane: Lane, numbers: range) -> tuple[int, int]:
+    """Bytes on the device and of the process by which these requests let memory grow. They are repeated a few times while they
+    bring up shapes of forwards that were not there before, since what is kept for those is no leak."""
+    for _ in range(REPEATED):
+        shapes, device, process = _shapes(model), rig.clock.bytes_now(), resident_bytes()
+        asyncio.run(served(rig, model, lane, numbers))
+        if shapes == _shapes(model):
+            break
+    return rig.clock.bytes_now() - device, resident_bytes() - process
+
+
+def _shapes(model: DiffusionVLM) -> int:
+    """How many shapes of forwards are kept ready."""
+    backend: Any = model.batch.backend
+    return len(backend.model._programs)
 
 
 async def served(rig: Rig, model: DiffusionVLM, lane: Lane, numbers: range) -> None:

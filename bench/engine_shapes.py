@@ -48,7 +48,7 @@ CONFIG_8B = {
 }  # fmt: skip
 CONFIG_TINY = CONFIG_8B | {
     "hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-    "vocab_size": 449, "max_position_embeddings": 4096,
+    "vocab_size": 449, "max_position_embeddings": 4096, "rope_parameters": ROPE_8B | {"original_max_position_embeddings": 256},
     "vision_config": TOWER_8B
     | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16, "intermediate_size": 40},
 }  # fmt: skip
@@ -72,8 +72,8 @@ class Scale:
     requests: int = 1000
     questions: int = 200
     callers: tuple[int, ...] = (1, 8, 32)
-    calls_each: int = 4
-    copied: int = 4 << 30
+    calls_each: int = 3
+    copied: int = 2 << 30
 
     @property
     def tiny(self) -> bool:

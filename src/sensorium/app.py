@@ -32,6 +32,7 @@ from sensorium.probe import AT_START_S, Prober
 from sensorium.routing import shipped
 from sensorium.routing.call import Record, Route
 from sensorium.routing.catalog import Catalog
+from sensorium.routing.company import Company
 from sensorium.routing.dispatch import Dispatch, Parts, Send
 from sensorium.routing.health import Health
 from sensorium.routing.ledger import Ledger
@@ -120,7 +121,7 @@ def build(
     settings' tables, `engine` that of the shipped models.
     """
     files = durable.shelf(settings, vault)
-    under_way, health, clock = UnderWay(Own(send, files.own)), Health(time.monotonic), time.monotonic
+    under_way, health, clock = UnderWay(Company(Own(send, files.own))), Health(time.monotonic), time.monotonic
     counted = Counted()
 
     def ended(done: Record) -> None:

@@ -159,9 +159,9 @@ def _limits(settings: Settings, dispatch: Dispatch) -> Callable[[str], int]:
     jobs = settings.jobs
 
     def limit(lane: str) -> int:
-        """How many requests of a model run at once: a device on this machine does one at a time."""
+        """How many requests of a model run at once: a device on this machine does so many side by side, most one."""
         routes = [route for route in dispatch.catalog.routes if route.id == lane]
         local = bool(routes) and all(route.provider.local for route in routes)
-        return jobs.limits.get(lane, jobs.per_model or (1 if local else jobs.at_once))
+        return jobs.limits.get(lane, jobs.per_model or (max(route.slots for route in routes) if local else jobs.at_once))
 
     return limit

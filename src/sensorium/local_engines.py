@@ -18,6 +18,7 @@ from sensorium.routing.call import Credential, Loading, Provider, Route
 from sensorium.settings import Settings
 
 TRY_AGAIN_S, SOONEST_S, LATEST_S = 5.0, 1.0, 60.0  # what a caller is told when it comes too early
+CHAT_SLOTS = 16
 VISION = frozenset({"text", "vision"})
 
 
@@ -33,7 +34,7 @@ def routes(settings: Settings, engines: Mapping[str, EngineProcess]) -> list[Rou
         at = provider(name, table.deadline_s, engines.get(name), table.wait_s)
         for model in table.models:
             folder = look(model.folder(settings.data_dir))
-            found += [_route(id, folder, at, table.private) for id in model.names(folder)]
+            found += [_route(id, folder, at, table.private, _slots(model, folder)) for id in model.names(folder)]
     return found
 
 
@@ -46,7 +47,7 @@ def provider(name: str, deadline_s: float, engine: EngineProcess | None, wait_s:
     if engine is None:
         return found
     key = Credential(None, lambda: engine.token)
-    found = replace(found, base_url=f"{engine.base_url}/v1", credential=key, down=lambda: _failure(engine))
+    found = replace(found, base_url=f"{engine.base_url}/v1", credential=key, down=lambda: _failure(engine), fate=engine.fate)
     return found if wait_s is None else replace(found, loading=_loading(engine, wait_s))
 
 
@@ -86,10 +87,25 @@ def _order(model: EngineModel, data_dir: Path) -> ModelOrder:
     )
 
 
-def _route(id: str, folder: ModelFolder, provider: Provider, private: bool) -> Route:
-    if folder.kind == "diffusion_vlm":
-        return Route(id, "chat", "openai", VISION, provider, id, folder.scope, private=private, licence=folder.licence)
-    return Route(id, "image", "genai", frozenset(), provider, id, folder.scope, private=private, licence=folder.licence)
+def _slots(model: EngineModel, folder: ModelFolder) -> int:
+    """How many requests of the queue it gets at the same time; the engine itself knows how many fit, and lets others wait."""
+    return model.slots or (CHAT_SLOTS if folder.kind == "diffusion_vlm" and model.runs_on(folder) != "numpy" else 1)
+
+
+def _route(id: str, folder: ModelFolder, provider: Provider, private: bool, slots: int) -> Route:
+    chat = folder.kind == "diffusion_vlm"
+    return Route(
+        id,
+        "chat" if chat else "image",
+        "openai" if chat else "genai",
+        VISION if chat else frozenset(),
+        provider,
+        id,
+        folder.scope,
+        private=private,
+        slots=slots,
+        licence=folder.licence,
+    )
 
 
 def _failure(engine: EngineProcess) -> str | None:

@@ -16,7 +16,7 @@ class Jobs(Section):
     per_model: int | None = Field(
         default=None,
         ge=1,
-        description="of these, how many of one model; by default 1 of a model on this machine, no limit of its own for others",
+        description="of these, how many of one model; by default the slots of one on this machine, mostly 1, and no limit for others",
     )
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default={}, description="`per_model` for some, by the model's id")
     max_waiting: int = Field(default=100_000, ge=1, description="how many may wait; more are answered 429")

@@ -14,12 +14,8 @@ SCHEMA = {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type"
 
 
 def read(response_format: Any, **more: Any) -> chat.ChatCall:
-    return chat.read(
-        json.dumps(
-            {"model": "m", "messages": [{"role": "user", "content": "?"}], "response_format": response_format, **more},
-            separators=(",", ":"),
-        ).encode()
-    )
+    body = {"model": "m", "messages": [{"role": "user", "content": "?"}], "response_format": response_format, **more}
+    return chat.read(json.dumps(body, separators=(",", ":")).encode())
 
 
 def held(schema: Any = SCHEMA, **more: Any) -> dict[str, Any]:

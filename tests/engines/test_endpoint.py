@@ -18,7 +18,7 @@ from sensorium.engines.diffusion_vlm.answering import Delta, Finished, Timings, 
 from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.engines.diffusion_vlm.config import SideConfig
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
-from sensorium.engines.drawing import Draw, Drawing
+from sensorium.engines.drawing import Draw, Drawing, Step
 from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.flow_image.engine import FlowImage
 from sensorium.engines.hosted import Hosted, Place
@@ -474,12 +474,12 @@ class SlowFlow(FlowImage):
         self.__dict__.update(model.__dict__)
         self.begun, self.go, self.cancelled = threading.Event(), threading.Event(), threading.Event()
 
-    def draw(self, wish: Draw, cancelled: Callable[[], bool] = lambda: False) -> Drawing:
+    def steps(self, wish: Draw, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Step | Drawing]:
         self.begun.set()
         assert self.go.wait(PATIENCE)
         if cancelled():
             self.cancelled.set()
-        return super().draw(wish, cancelled)
+        yield from super().steps(wish, cancelled)
 
 
 def test_hanging_up_in_mid_image_stops_the_work(flow: FlowImage) -> None:

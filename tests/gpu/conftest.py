@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+DEVICE = "cuda:0"
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 collect_ignore_glob = [] if HAS_TORCH else ["test_*.py"]
 # What torch's compiler has to say about its own inside is no fault of ours.
@@ -49,7 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def memory() -> Iterator[None]:
     """Each test begins and ends without what another one left on the device."""
     import torch
+    import torch._dynamo
 
+    torch._dynamo.reset()  # the compiler keeps a limited number of shapes, whichever test they are of
     gc.collect()
     torch.cuda.empty_cache()
     yield
@@ -62,4 +65,4 @@ def device() -> Any:
     """The first CUDA device."""
     import torch
 
-    return torch.device("cuda", 0)
+    return torch.device(DEVICE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from bench.engine_shapes import RandomWeights
 from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.numpy_model import NumpyModel
 from sensorium.engines.diffusion_vlm.rows import Row
@@ -18,7 +20,7 @@ from tests.gpu.shapes import SHAPES, Shape, agreeing, apart, mixed, model, one_b
 
 PLAIN = {"graphs": False, "compile": False, "attention": "sdpa"}
 # Random logits in bfloat16 stand so close together now and then that another order of summing names another id.
-MOSTLY = 0.9
+MOSTLY = 0.8
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -85,12 +87,29 @@ def test_rows_leave_other_slots_alone(shape: Shape, config: VLMConfig, device: t
 
 def test_a_copied_beginning_answers_as_its_source(shape: Shape, config: VLMConfig, device: torch.device) -> None:
     made = model(config, shape, device, **PLAIN)
-    made.forward(prompts(config))
-    made.copy(1, 3, 300)
+    made.forward([Row(2, 0, tokens(config, 300, 0), True, last=True)])
+    made.copy(2, 3, 300)
     block = [config.mask] * 32
-    one, other = made.forward([Row(1, 300, block, False)])[0], made.forward([Row(3, 300, block, False)])[0]
+    one, other = made.forward([Row(2, 300, block, False)])[0], made.forward([Row(3, 300, block, False)])[0]
     assert np.array_equal(one[0], other[0])
     assert np.allclose(one[1], other[1], atol=shape.margin)
+
+
+def test_a_row_that_is_no_number_spoils_no_other(shape: Shape, config: VLMConfig, device: torch.device) -> None:
+    """Neither the rows beside it nor what its slot holds later."""
+    weights = dict(RandomWeights(config, device, shape.dtype))
+    weights["encoder.embed_tokens.weight"][77] = torch.nan
+    made = TorchModel(config, weights, device=device, dtype=shape.dtype, slots=4, length=2048)
+    healthy = [Row(0, 0, [5, 6, 7, 8], True), Row(1, 0, [9, 10, 11, 12], True)]
+    wanted = made.forward(healthy)
+    beside, spoiled = made.forward([healthy[0], replace(healthy[1], tokens=[9, 10, 77, 77])])
+    assert np.isnan(spoiled[1][2:]).all()
+    for answers in ([beside, wanted[1]], made.forward(healthy)):
+        for found, right in zip(answers, wanted, strict=True):
+            assert np.array_equal(found[0], right[0])
+            assert np.array_equal(found[1], right[1])
+    after = made.forward([Row(1, 4, [5, 6, 7, 8], False)])[0]
+    assert np.isfinite(after[1]).all()
 
 
 def test_float32_equals_numpy(tmp_path: Path, device: torch.device) -> None:
@@ -113,7 +132,6 @@ def test_float32_equals_numpy(tmp_path: Path, device: torch.device) -> None:
 def test_transformers_computes_the_same_at_full_width(tmp_path: Path, device: torch.device) -> None:
     """An independent implementation over the same weights, with the full sizes of two layers."""
     from bench.engine_peer import Peer
-    from bench.engine_shapes import RandomWeights
 
     shape = SHAPES["two layers of the 8B, bfloat16"]
     config = shape.config(tmp_path)

@@ -59,6 +59,17 @@ def test_a_429_pauses_one_model_and_opens_no_breaker() -> None:
     assert known.closed_to(chat("cool", AT)) is None
 
 
+def test_broken_connections_to_an_engine_of_the_hub_open_no_breaker_but_its_errors_do() -> None:
+    known, own = Health(lambda: 0.0), replace(AT, local=True, own=True)
+    for _ in range(10):
+        _failed(known, "m", Failure("transport", 502, "broke off"), at=own)
+    assert known.closed_to(chat("m", own)) is None
+    assert known.condition(chat("m", own)).last_error == "transport"
+    for _ in range(3):
+        _failed(known, "m", OUTAGE, at=own)
+    assert isinstance(known.closed_to(chat("m", own)), Closed)
+
+
 def test_an_outage_of_one_modality_blocks_no_other() -> None:
     known, draws = Health(lambda: 0.0), replace(chat("both", AT), modality="image")
     for _ in range(3):

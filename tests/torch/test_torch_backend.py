@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from sensorium.engines.diffusion_vlm.config import read_config
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.diffusion_vlm.room import position_bytes
 from sensorium.engines.diffusion_vlm.rows import Features, Row
-from sensorium.engines.diffusion_vlm.torch_backend import Look, TorchBackend, guarded
+from sensorium.engines.diffusion_vlm.torch_backend import TorchBackend, guarded
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError, Unavailable
@@ -137,17 +138,15 @@ def test_the_parts_of_a_prompt_get_their_own_pictures(tiny: Path) -> None:
     assert backend.join(looks[:1]) is looks[0]
 
 
-def test_slots_can_be_copied_and_cleared(tiny: Path) -> None:
+def test_slots_can_be_copied(tiny: Path) -> None:
     backend, rng = load(tiny, slots=3, context=256), np.random.default_rng(0)
     tokens = rng.integers(0, 100, 40).tolist()
     backend.forward([Row(0, 0, tokens, True)])
     backend.copy(0, 2, 30)
-    backend.copy(0, 1, 30)
-    backend.clear(1)
     tail = [Row(slot, 30, tokens[30:], True) for slot in range(3)]
-    whole, cleared, copied = backend.forward(tail)
+    whole, empty, copied = backend.forward(tail)
     assert np.array_equal(whole[0], copied[0]) and np.array_equal(whole[1], copied[1])
-    assert not np.allclose(cleared[1], whole[1])
+    assert not np.allclose(empty[1], whole[1])
     backend.reserve(256)
     with pytest.raises(ValueError, match="positions up to 257 asked for, the cache holds 256"):
         backend.reserve(257)
@@ -324,33 +323,63 @@ def test_a_picture_too_large_fails_alone(tiny: Path, monkeypatch: pytest.MonkeyP
     assert said(model, ASKS["diffusion"]) == whole
 
 
-class Stream:
-    """A main stream that notes what it waits for."""
+class Cardboard:
+    """Streams and events that note in which order things happen, on the stream that is current."""
 
-    def __init__(self) -> None:
-        self.waits: list[Any] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[tuple[str, str]] = []
+        self.current = "main"
+        self.done = False
+        empty = torch.empty
+        for name, fake in {
+            "Stream": self.stream,
+            "Event": self.event,
+            "stream": self.on,
+            "current_stream": lambda _: self.stream("main"),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(torch, "empty", lambda *sizes, pin_memory=False, **more: empty(*sizes, **more))
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: self.log.append((stream.name, f"keeps {len(tensor)}")))
 
-    def wait_event(self, event: Any) -> None:
-        self.waits.append(event)
+    def stream(self, name: str = "") -> Any:
+        return SimpleNamespace(
+            name=name,
+            synchronize=lambda: self.log.append((name, "is over")),
+            wait_event=lambda event: self.log.append((name, f"waits for {event.of}")),
+        )
+
+    def event(self) -> Any:
+        event = SimpleNamespace(of="", query=lambda: self.done)
+        event.record = lambda: setattr(event, "of", self.current)
+        return event
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream.name
+        yield
+        self.current = before
 
 
-def test_rows_wait_for_their_pictures_on_the_stream_that_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With streams of cardboard: what a forward is given are plain tensors, kept from reuse until its stream is through with them."""
-    stream, seen, recorded = Stream(), [], []
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: recorded.append((len(tensor), stream)))
-    model = SimpleNamespace(slots=2, length=64, device=CPU, forward=lambda rows: seen.extend(rows) or [])
-    backend = TorchBackend(model, SimpleNamespace())  # type: ignore[arg-type]
-    there, missing = SimpleNamespace(query=lambda: True), SimpleNamespace(query=lambda: False)
-    values = torch.arange(12.0).view(6, 2)
-    assert backend.ready(Look(values, there)) and not backend.ready(Look(values, missing)[2:4])
-    backend.forward(
-        [
-            Row(0, 0, [1], True),
-            Row(1, 0, [7, 7], True, features=Features([0, 1], Look(values, missing)[2:4])),
-            Row(2, 0, [7], True, features=Features([0], values[:1])),
-        ]
-    )
-    assert (stream.waits, recorded) == ([missing], [(2, stream)])
-    assert seen[0].features is None and torch.equal(seen[1].features.rows, values[2:4])
-    assert torch.equal(seen[2].features.rows, values[:1])
+def test_a_picture_goes_its_own_way_until_a_row_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With streams of cardboard: copied on one, looked at on another, and waited for by the decoder's only in the row that has it."""
+    cuda, seen = Cardboard(monkeypatch), []
+
+    def look(pixels: Any) -> Any:
+        cuda.log.append((cuda.current, "looks"))
+        return pixels.flatten(1).T
+
+    model = SimpleNamespace(slots=2, length=64, device=CPU, dtype=torch.float32, forward=lambda rows: seen.extend(rows) or [])
+    backend = TorchBackend(model, SimpleNamespace(features=look))
+    backend._copying, backend._looking = cuda.stream("copying"), cuda.stream("looking")
+    first, second = (backend.features(np.full((3, 2, height), height, np.float32)) for height in (2, 3))
+    joined = backend.join([first, second])
+    assert cuda.log == [("copying", "is over"), ("looking", "keeps 3"), ("looking", "looks")] * 2
+    assert not backend.ready(joined[1:2]) and backend.ready(None)
+    cuda.done = True
+    assert backend.ready(joined[1:2])
+    cuda.log.clear()
+    plain = torch.zeros(1, 3)
+    places = (None, Features([0, 1], joined[3:5]), Features([0], plain))
+    backend.forward([Row(slot, 0, [7, 7], True, features=features) for slot, features in enumerate(places)])
+    assert cuda.log == [("main", "waits for looking"), ("main", "keeps 2")]
+    assert seen[0].features is None and seen[1].features.rows.tolist() == [[2] * 3, [3] * 3] and seen[2].features.rows is plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_values_beyond_the_wanted_format_are_told_apart(tmp_path: Path) -> None:
     assert load(tmp_path, torch.bfloat16)["wide.weight"].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_one_value_is_found_wherever_it_stands(dtype: torch.dtype, wrong: float) -> None:
+    values = torch.from_numpy(np.random.default_rng(1).normal(size=(5, 67)).astype(np.float32)).to(dtype)
+    assert torch_weights.all_finite(values)
+    for place in range(values.numel()):
+        damaged = values.clone()
+        damaged.view(-1)[place] = wrong
+        assert not torch_weights.all_finite(damaged)
+
+
 def drop(folder: Path) -> None:
     write_weights(folder, {name: values for name, values in VALUES.items() if name != "wide.weight"})
 
@@ -178,6 +190,16 @@ def test_spans_cover_all_rows_in_order(rows: int, width: int, piece: int) -> Non
     found = list(spans(rows, width, piece))
     assert [row for first, last in found for row in range(first, last)] == list(range(rows))
     assert all((last - first) * width <= piece or last - first == 1 for first, last in found)
+
+
+def test_the_bytes_of_a_tensor_are_asked_for_ahead(tmp_path: Path) -> None:
+    """From the page in which they begin; memory that is no file is left alone."""
+    write_weights(tmp_path, VALUES)
+    tensors = weights.load(tmp_path, PLAN)
+    for name in tensors:
+        data = tensors.stored(name)[0].data
+        assert len(data) <= torch_weights.read_ahead(data) < len(data) + mmap.PAGESIZE
+    assert torch_weights.read_ahead(np.zeros(5, np.uint8)) == 0
 
 
 def test_host_memory_is_two_buffers_of_a_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ async def _events(visit: Visit, writing: asyncio.Lock, first: Output, more: Asyn
         async for output in more:
             await send(output.body)
     except SensoriumError as error:
-        await send({"error": error.message, "error_type": fal_errors.error_type(error)})
+        await send(fal_errors.told(error))
 
 
 async def described(visit: Visit, apps: Apps, base: str) -> None:

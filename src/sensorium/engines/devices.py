@@ -17,7 +17,7 @@ from sensorium.errors import SettingsError
 
 INSTALL = "pip install 'sensorium[torch]'"
 NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-CPU_MEMORY_UNKNOWN = 8 << 30  # assumed to be free where the system does not say
+MEMORY_UNKNOWN = 16 << 30  # assumed where the system does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +141,7 @@ def total_bytes(device: Any) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory())
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return CPU_MEMORY_UNKNOWN
+    return _host_total()
 
 
 def describe(device: Any) -> Description:
@@ -154,13 +151,20 @@ def describe(device: Any) -> Description:
     return Description(str(device), name, total_bytes(device), str(torch.__version__))
 
 
+def _host_total() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return MEMORY_UNKNOWN
+
+
 def _host_free() -> int:
-    """Free memory of this machine, or of the container where that is less."""
+    """Free memory of this machine, half of all where the system does not say; or of the container where that is less."""
     try:
         known = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
         known = None
-    free = int(known[1]) * 1024 if known else CPU_MEMORY_UNKNOWN
+    free = int(known[1]) * 1024 if known else _host_total() // 2
     group = Path("/sys/fs/cgroup")
     try:
         limit, taken = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())

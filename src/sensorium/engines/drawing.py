@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 
@@ -56,6 +56,20 @@ class Drawing:
     ignored: tuple[str, ...]
 
 
+class Checked(Protocol):
+    """What is known of a wish before it is drawn; both as in Drawing."""
+
+    @property
+    def caption(self) -> str:
+        """The caption."""
+        ...
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """What has no effect."""
+        ...
+
+
 class Drawer(Protocol):
     """A loaded drawing model. Not safe for use from several threads at once; a lane serialises."""
 
@@ -69,7 +83,7 @@ class Drawer(Protocol):
         """What it is limited to; None for a model of everything."""
         ...
 
-    def check(self, wish: Draw) -> Any:
+    def check(self, wish: Draw) -> Checked:
         """Refuse what cannot be drawn, without drawing. Raises Unprocessable that names parameter, value and range."""
         ...
 

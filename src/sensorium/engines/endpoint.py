@@ -5,90 +5,114 @@ It does not know how the process was started, where its socket came from or how 
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import asdict
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
 
 import msgspec
-from PIL import Image
 
-from sensorium.engines import chat, genai, pictures
+from sensorium.engines import chat, genai
+from sensorium.engines.answers import Answers, Events, collected
 from sensorium.engines.diffusion_vlm.answering import Delta, Finished
 from sensorium.engines.diffusion_vlm.ask import check as check_ask
-from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
+from sensorium.engines.drawings import Drawings
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
-from sensorium.engines.lane import Cancelling, Counters
+from sensorium.engines.lane import Counters
 from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
-from sensorium.wire import decoding, nvidia, openai, parameters, sse
+from sensorium.wire import fal_errors, nvidia, openai, parameters, sse
 
 BODY_CAP = 64 * 1024 * 1024
-GENAI = "/v1/genai/"
+GENAI, RUN, STREAM, GROWING = "/v1/genai/", "/run", "/stream", "/stream"
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
-T = TypeVar("T")
-Events = AsyncIterator[Delta | Finished]
+SCHEMES: Final = ("bearer", "key")  # OpenAI's and fal's clients
 log = logging.getLogger("sensorium.engine")
 
 
+class Frames(Protocol):
+    """How a dialect tells an answer as it grows."""
+
+    def begin(self) -> bytes:
+        """What goes before the first piece."""
+
+    def text(self, delta: Delta) -> bytes:
+        """One piece."""
+
+    def end(self, finished: Finished) -> bytes:
+        """What goes last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A door: its method, who answers, and how its dialect tells errors, whole and inside a stream."""
+
+    method: str
+    handler: Callable[[Exchange], Awaitable[None]]
+    render: Render = openai.error
+    event: Render | None = None
+
+
 class EngineApp:
-    """The ASGI app. `token` is what callers show ("": nobody has to); `deadline_s` counts from admission: fetching pictures, waiting and
-    work."""
+    """The ASGI app. `token` is what callers show ("": nobody has to). The other options are those of `Answers`."""
 
     def __init__(self, hosted: Sequence[Hosted], token: str, allow_egress: Collection[str] = (), deadline_s: float | None = None) -> None:
         self._hosted, self._token = hosted, token.encode()
-        self._allow, self._deadline_s = allow_egress, deadline_s
+        self._answers, self._drawings = Answers(allow_egress, deadline_s), Drawings(deadline_s)
         self._fence = Fence()
-        # One decoded picture at a time, however many callers there are: each may take a hundred megabytes.
-        self._decoding = ThreadPoolExecutor(1, "pictures")
         self._born = int(time.time())
         self._routes = {
-            "/readyz": ("GET", self._ready),
-            "/v1/models": ("GET", self._list),
-            "/v1/lane": ("GET", self._counters),
-            "/v1/chat/completions": ("POST", self._chat),
+            "/readyz": Route("GET", self._ready),
+            "/v1/models": Route("GET", self._list),
+            "/v1/lane": Route("GET", self._counters),
+            "/v1/chat/completions": Route("POST", self._chat),
+            "/metrics": Route("GET", self._metrics),
+            "/schema": Route("GET", self._schema),
         }
+        self._drawing = Route("POST", self._draw, nvidia.error)
+        self._running = Route("POST", self._run, fal_errors.error, _fal_event)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"an engine does not serve {scope['type']}")
         exchange = Exchange(scope, receive, send)
-        render = nvidia.error if exchange.path.startswith(GENAI) else openai.error
+        route = self._route(exchange.path)
         try:
-            await self._answer(exchange)
+            await self._answer(exchange, route)
         except Cancelled:
             log.info("call %s: the caller hung up", exchange.request_id)
         except SensoriumError as error:
-            await _fail(exchange, error, render)
+            await _fail(exchange, error, route)
         except Exception:  # outermost: a fault of ours must not show its inside, and must not end the process
             log.exception("call %s failed", exchange.request_id)
-            await _fail(exchange, UpstreamFailed("the engine failed on this call; its log has the details"), render)
+            await _fail(exchange, UpstreamFailed("the engine failed on this call; its log has the details"), route)
 
-    async def _answer(self, exchange: Exchange) -> None:
-        """Find the route, check the token, run the handler."""
-        drawing = exchange.path.startswith(GENAI)
-        method, handler = ("POST", self._draw) if drawing else self._routes.get(exchange.path, ("", None))
-        if handler is None:
+    def _route(self, path: str) -> Route | None:
+        if path.startswith(GENAI):
+            return self._drawing
+        if path in (RUN, STREAM) or path.startswith((f"{RUN}/", f"{STREAM}/")):
+            return self._running
+        return self._routes.get(path)
+
+    async def _answer(self, exchange: Exchange, route: Route | None) -> None:
+        """Check the token, run the handler."""
+        if route is None:
             raise NotFound(f"no such route: {exchange.path[:200]}")
         if exchange.path != "/readyz" and not self._knows(exchange.header("authorization")):
-            raise Unauthorized("this engine serves its own hub only; call the hub")
-        if exchange.method != method:
-            raise MethodNotAllowed(f"{exchange.path[:200]} takes {method}, not {exchange.method}", method)
+            raise Unauthorized("this engine serves those who know its token; its own hub does")
+        if exchange.method != route.method:
+            raise MethodNotAllowed(f"{exchange.path[:200]} takes {route.method}, not {exchange.method}", route.method)
         async with self._fence.held(exchange.header(REQUEST), exchange.header(ATTEMPT)):
-            await handler(exchange)
+            await route.handler(exchange)
 
     def _knows(self, authorization: str) -> bool:
         if not self._token:
             return True
         scheme, _, given = authorization.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+        return scheme.lower() in SCHEMES and hmac.compare_digest(given.strip().encode("latin-1"), self._token)
 
     async def _ready(self, exchange: Exchange) -> None:
         if all(one.state == "ready" for one in self._hosted):
@@ -108,14 +132,22 @@ class EngineApp:
         sums = {name: sum(one[name] for one in told) for name in ("limit", *asdict(Counters()))}
         await exchange.respond(200, msgspec.json.encode({"device": ", ".join(lane.name for lane in lanes), **sums, "lanes": told}))
 
+    async def _metrics(self, exchange: Exchange) -> None:
+        # Start-up cost: most engines are never asked.
+        from sensorium.engines import metrics
+
+        await exchange.respond(200, metrics.rendered(self._hosted), {"content-type": metrics.TEXT})
+
+    async def _schema(self, exchange: Exchange) -> None:
+        # Start-up cost: as above.
+        from sensorium.engines import schema
+
+        host = exchange.header("host") or "127.0.0.1"
+        await exchange.respond(200, msgspec.json.encode(schema.described(self._hosted, f"{exchange.scheme}://{host}")))
+
     async def _chat(self, exchange: Exchange) -> None:
         # The last piece is sent unattended: a caller who has got it is free to hang up.
-        said, rest = await exchange.attended(self._converse(exchange, await exchange.body(BODY_CAP)))
-        if exchange.status:
-            await exchange.send(rest)
-            await exchange.end()
-        else:
-            await exchange.respond(200, rest, said)
+        await _end(exchange, *await exchange.attended(self._converse(exchange, await exchange.body(BODY_CAP))))
 
     async def _converse(self, exchange: Exchange, body: bytes) -> tuple[dict[str, str], bytes]:
         """Answer up to the last piece; headers, and that piece (of a whole answer: all)."""
@@ -125,45 +157,52 @@ class EngineApp:
         del body  # it holds all pictures, while the call may wait for long
         said = _origin(hosted) | ({"x-sensorium-ignored": parameters.listed(call.ignored)} if call.ignored else {})
         identity = {"id": f"chatcmpl-{exchange.request_id}", "created": int(time.time()), "model": hosted.name}
-        async with hosted.in_use() as model:
-            with hosted.lane.admitted(self._deadline_s) as turn:
-                async with turn.in_time():
-                    call = await chat.with_pictures(call, self._loader(model), decoding.PIXEL_CAP)
-                    job = await self._in_pool(partial(model.prepare, call.ask))
-                async with aclosing(turn.stream(model.work(job))) as events:
-                    if call.stream:
-                        return said, await _streamed(exchange, chat.Chunks(call, identity), said, events)
-                    text, finished = await _collected(events)
-                    return said, chat.completion(call, identity, text, finished)
+        async with self._answers.to(hosted, call) as (call, events):
+            if call.stream:
+                return said, await _streamed(exchange, chat.Chunks(call, identity), said, events)
+            return said, chat.completion(call, identity, *await collected(events))
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        """Run something of some cost beside the loop; one thing at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, work)
+    async def _run(self, exchange: Exchange) -> None:
+        said, rest = await exchange.attended(self._ran(exchange, await exchange.body(BODY_CAP)))
+        await _end(exchange, said, rest)
 
-    def _loader(self, model: DiffusionVLM) -> chat.Load:
-        """Loads pictures as this model sees them, with the pixels that were decoded for it."""
+    async def _ran(self, exchange: Exchange, body: bytes) -> tuple[dict[str, str], bytes]:
+        """As `_converse`. The stream of a model is below its name, or below a door of its own."""
+        # Start-up cost: the library that checks inputs takes as long to import as all models on board take to load.
+        from sensorium.engines import running
 
-        def see(image: Image.Image) -> tuple[Any, int]:
-            return model.see(image), image.width * image.height
-
-        async def load(url: str, where: str, pixels: int) -> tuple[Any, int]:
-            enough, threads = model.enough, self._decoding
-            return await pictures.load(url, where, self._allow, see=see, pixel_cap=pixels, enough=enough, threads=threads)
-
-        return load
+        door, _, name = exchange.path.removeprefix("/").partition("/")
+        grows = f"/{door}" == STREAM or name.endswith(GROWING) or name == GROWING.removeprefix("/")
+        call = running.asked(body, "" if name == GROWING.removeprefix("/") else name.removesuffix(GROWING).rstrip("/"))
+        hosted, url = chosen(self._hosted, call.model, "chat"), call.pictures[0][0]
+        said = _origin(hosted) | {fal_errors.REQUEST_ID: exchange.request_id}
+        try:
+            check_ask(call.ask)
+            async with self._answers.to(hosted, call) as (call, events):
+                if grows:
+                    return said, await _streamed(exchange, running.Growth(call), said, events)
+                return said, running.whole(call, *await collected(events))
+        except SensoriumError as error:
+            raise running.refused(error, url) from None
 
     async def _draw(self, exchange: Exchange) -> None:
         hosted = chosen(self._hosted, exchange.path.removeprefix(GENAI), "image")
         call = genai.read(await exchange.body(BODY_CAP))
-        async with hosted.in_use() as model:
-            model.check(call.wish)
+        await _end(exchange, *await exchange.attended(self._drawn(exchange, hosted, call)))
 
-            def job(cancelled: Cancelling) -> tuple[bytes, dict[str, str]]:
-                drawing = model.draw(call.wish, cancelled)
-                return genai.artifact(call, drawing), genai.headers(drawing)
-
-            body, said = await exchange.attended(hosted.lane.run(job, self._deadline_s))
-        await exchange.respond(200, body, _origin(hosted) | said)
+    async def _drawn(self, exchange: Exchange, hosted: Hosted, call: genai.DrawCall) -> tuple[dict[str, str], bytes]:
+        """Draw, with an event after each step for whoever asks for events; headers, and the last piece (of a whole answer: all)."""
+        stream, rest = genai.wants_steps(exchange.header("accept")), b""
+        async with self._drawings.to(hosted, call) as (told, events):
+            said = _origin(hosted) | told
+            async for event in events:
+                if isinstance(event, bytes):
+                    rest = sse.event(event) if stream else event
+                elif stream:
+                    if not exchange.status:
+                        await exchange.begin(200, {**EVENTS, **said})
+                    await exchange.send(genai.step(event))
+        return said, rest
 
 
 def described(hosted: Hosted) -> dict[str, Any]:
@@ -176,33 +215,42 @@ def _origin(hosted: Hosted) -> dict[str, str]:
     return {"x-sensorium-model": hosted.name} | ({"x-sensorium-scope": hosted.scope} if hosted.scope else {})
 
 
-async def _collected(events: Events) -> tuple[str, Finished]:
-    """The whole text, and the end."""
-    pieces = [event async for event in events]
-    finished = pieces.pop()
-    assert isinstance(finished, Finished)
-    return "".join(piece.text for piece in pieces if isinstance(piece, Delta)), finished
-
-
-async def _streamed(exchange: Exchange, chunks: chat.Chunks, said: Mapping[str, str], events: Events) -> bytes:
+async def _streamed(exchange: Exchange, frames: Frames, said: Mapping[str, str], events: Events) -> bytes:
     """Send every event but the last; what is left to send. Nothing goes out before the first, so that a refusal still gets its status."""
     rest = b""
     async for event in events:
         if not exchange.status:
             await exchange.begin(200, {**EVENTS, **said})
-            await exchange.send(chunks.begin())
+            await exchange.send(frames.begin())
         if isinstance(event, Finished):
-            rest = chunks.end(event)
+            rest = frames.end(event)
         else:
-            await exchange.send(chunks.text(event))
+            await exchange.send(frames.text(event))
     return rest
 
 
-async def _fail(exchange: Exchange, error: SensoriumError, render: Render) -> None:
-    """The error in the route's dialect; inside a stream as an event, after which the stream ends without its end mark."""
-    body = render(error, exchange.request_id)
+async def _end(exchange: Exchange, said: Mapping[str, str], rest: bytes) -> None:
+    """Send the last piece."""
     if exchange.status:
-        await exchange.send(sse.event(body))
+        await exchange.send(rest)
+        await exchange.end()
+    else:
+        await exchange.respond(200, rest, said)
+
+
+def _fal_event(error: SensoriumError, request_id: str) -> bytes:
+    return sse.event(msgspec.json.encode(fal_errors.told(error)))
+
+
+async def _fail(exchange: Exchange, error: SensoriumError, route: Route | None) -> None:
+    """The error in the route's dialect; inside a stream as an event, after which the stream ends without its end mark."""
+    render = route.render if route is not None else openai.error
+    if exchange.status:
+        event = route.event if route is not None else None
+        await exchange.send(event(error, exchange.request_id) if event else sse.event(render(error, exchange.request_id)))
         await exchange.end()
         return
-    await exchange.respond(error.status, body, error_headers(error))
+    fal = render is fal_errors.error
+    said = {fal_errors.REQUEST_ID: exchange.request_id, **fal_errors.headers(error)} if fal else {}
+    body = render(error, exchange.request_id)
+    await exchange.respond(fal_errors.status(error) if fal else error.status, body, error_headers(error) | said)

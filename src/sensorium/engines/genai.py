@@ -1,4 +1,4 @@
-"""NVIDIA's genai dialect of a drawing engine: a JSON body to a wish, a drawing to an answer.
+"""NVIDIA's genai dialect of a drawing engine: a JSON body to a wish, a drawing to an answer, and, for whoever asks for events, every step.
 
 Stricter than the hosted service in one point only: nothing is ignored without being named. It knows neither transport nor queue.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
 from sensorium.engines import pictures
-from sensorium.engines.drawing import SEED, Draw, Drawing
-from sensorium.wire import jsonbody, parameters
+from sensorium.engines.drawing import SEED, Checked, Draw, Drawer, Drawing, Step
+from sensorium.engines.lane import Cancelling
+from sensorium.wire import jsonbody, parameters, sse
 from sensorium.wire.parameters import OneOf, Rule
 
 FORMATS: tuple[Literal["jpeg"], Literal["png"]] = ("jpeg", "png")
@@ -27,6 +29,7 @@ RULES: dict[str, Rule] = {
 }
 FIELDS = ("prompt", "steps", "cfg_scale", "width", "height", *RULES)
 TAKER = "this model"
+STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,23 @@ def artifact(call: DrawCall, drawing: Drawing) -> bytes:
     return msgspec.json.encode({"artifacts": [{"base64": data, "finishReason": "SUCCESS", "seed": drawing.seed}]})
 
 
-def headers(drawing: Drawing) -> dict[str, str]:
-    """What else there is to say: the caption that was drawn, and which words of the prompt are not in it."""
-    said = {"x-sensorium-caption": drawing.caption}
-    return said | ({"x-sensorium-ignored": parameters.listed(drawing.ignored)} if drawing.ignored else {})
+def headers(checked: Checked) -> dict[str, str]:
+    """What else there is to say: the caption that is drawn, and which words of the prompt are not in it."""
+    said = {"x-sensorium-caption": checked.caption} if checked.caption else {}
+    return said | ({"x-sensorium-ignored": parameters.listed(checked.ignored)} if checked.ignored else {})
+
+
+def wants_steps(accept: str) -> bool:
+    """Whether an Accept header asks for events."""
+    return accept.split(";")[0].strip().lower() == STREAM
+
+
+def step(done: Step) -> bytes:
+    """A step as an event of a stream."""
+    return sse.event(msgspec.json.encode({"step": done.number, "steps": done.of}))
+
+
+def events(call: DrawCall, model: Drawer, cancelled: Cancelling) -> Iterator[Step | bytes]:
+    """A drawing's steps, then the body of the answer. Blocking; raises as `Drawer.steps` does."""
+    for event in model.steps(call.wish, cancelled):
+        yield event if isinstance(event, Step) else artifact(call, event)

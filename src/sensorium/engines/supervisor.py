@@ -30,6 +30,8 @@ from sensorium.errors import SettingsError, Unavailable
 State = Literal["stopped", "starting", "ready", "restarting", "broken", "failed"]
 BACKLOG = 512
 UNUSABLE = 78
+LET_GO = 75  # exit code of a process that ended itself because a cancelled job did not stop
+FATE_S = 2.0
 LOOK_EVERY_S = 1.0
 LOG_CAP = 4 * 1024 * 1024
 REPORT_CAP = 4 * 1024 * 1024
@@ -117,6 +119,7 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
+        self._death: asyncio.Future[int] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -127,6 +130,18 @@ class EngineProcess:
     def silent_s(self) -> float | None:
         """For how long nothing was heard of the process, once that is unusual."""
         return self.patience.silent_s if self.patience.suspect and self.pid is not None else None
+
+    def fate(self) -> Callable[[], Awaitable[bool]]:
+        """Watch the process that lives now, or the next one: what is returned waits for its end, a moment at most, and tells whether it
+        ended itself because a cancelled job did not stop."""
+        self._death = self._death or asyncio.get_running_loop().create_future()
+        death = self._death
+
+        async def let_go() -> bool:
+            await asyncio.wait({death}, timeout=FATE_S)
+            return death.done() and not death.cancelled() and death.result() == LET_GO
+
+        return let_go
 
     async def start(self) -> None:
         """Start the process and keep it running; returns before it is ready."""
@@ -182,6 +197,9 @@ class EngineProcess:
                 self._give_up()
                 return
             self.restarts += 1
+            if self._death is not None:
+                self._death.set_result(code)
+                self._death = None
             wait = self.patience.died()
             self._stand(code)
             log.warning("engine %s ended with code %s; starting it again in %.1f s", self.name, code, wait)

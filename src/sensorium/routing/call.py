@@ -51,12 +51,17 @@ class Loading:
     over: Callable[[], Awaitable[None]]
 
 
+async def _guilty() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A base URL that answers calls, with what it takes as a key; times are in seconds.
 
     `local` marks an engine on this machine: calls to it have no side effect, so one that was lost may be sent again. An `own` one is run
-    by this hub.
+    by this hub; `fate()` begins to watch its process, and what it returns tells, when that process has ended, whether it ended itself
+    because a cancelled job did not stop.
     `down()` gives the reason when it is known that calling is in vain, else None; `loading()` tells of models that are on their way.
     `per_minute` and `burst` are what it lets us
     send, `queue` how many calls may wait for that. `connect_s`, `first_byte_s` (None: no limit of its own), `idle_s` and `timeout_s` bound
@@ -73,6 +78,7 @@ class Provider:
     idle_s: float
     local: bool = False
     own: bool = False
+    fate: Callable[[], Callable[[], Awaitable[bool]]] = lambda: _guilty
     down: Callable[[], str | None] = lambda: None
     loading: Callable[[], Loading | None] = lambda: None
     per_minute: float | None = None
@@ -95,7 +101,8 @@ class Route:
     An open route, whose `upstream` is `*`, takes any name of its modality.
     On a stand-in, `id` is the well-known id and `answers` the shipped model that really answers.
     `inline_limit` is how many base64 characters of a picture the model takes, `inline_urls` that it takes none by URL.
-    A `private` one keeps its id from all hosted providers. `licence` names that of weights of the operator's own (None: not told).
+    A `private` one keeps its id from all hosted providers. `slots` is how many calls an engine of this hub works at side by side, `licence`
+    the name of that of weights of the operator's own (None: not told).
     """
 
     id: str
@@ -109,6 +116,7 @@ class Route:
     inline_limit: int | None = None
     inline_urls: bool = False
     private: bool = False
+    slots: int = 1
     licence: str | None = None
 
     @property

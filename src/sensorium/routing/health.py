@@ -2,7 +2,7 @@
 
     class              what it changes                                           for how long
     provider_outage    counts in the breaker of (provider, model, modality)      3 in a row open it for 30 s
-    transport          the same                                                  the same
+    transport          the same; nothing where the hub runs the engine itself    the same
     rate_limited       pauses (provider, model, modality); no breaker            Retry-After, or 2 s doubling to 60 s
     auth               takes the provider's routes out; a key that cannot be     until its key changes
                        sent is told as `secret_missing`
@@ -191,6 +191,9 @@ class Health:
             if len(self._errors) >= MOST_PLACES:
                 self._errors.clear()
             self._errors[place_of(route)] = (failure.kind, now)
+        if failure.kind == "transport" and route.provider.own:  # its process is watched, and whether a new one is there is known
+            breaker.released()
+            return retry_after_s
         if failure.kind in ("provider_outage", "transport"):
             breaker.failed()
             return retry_after_s

@@ -81,6 +81,11 @@ def error(err: SensoriumError, request_id: str, kind: str = "") -> bytes:
     return msgspec.json.encode(told)
 
 
+def told(err: SensoriumError) -> dict[str, Any]:
+    """An error as the last event of a stream that has begun."""
+    return {"error": err.message, "error_type": error_type(err)}
+
+
 def error_type(err: SensoriumError) -> str:
     """What fal calls this kind of error."""
     if isinstance(err, Unprocessable):

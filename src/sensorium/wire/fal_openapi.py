@@ -77,9 +77,7 @@ class Described:
 
 def describe(app: Described, base_url: str) -> dict[str, Any]:
     """The whole document; `base_url` is the hub's, without a slash at the end."""
-    schemas = {"QueueStatus": _STATUS, "HTTPValidationError": _FAULTS}
-    for model in (app.input, app.output):
-        schemas |= _components(model)
+    schemas = {"QueueStatus": _STATUS} | parts(app.input, app.output)
     return {
         "openapi": VERSION,
         "info": {
@@ -98,6 +96,20 @@ def describe(app: Described, base_url: str) -> dict[str, Any]:
             "schemas": schemas,
         },
     }
+
+
+def parts(*models: type[BaseModel]) -> dict[str, Any]:
+    """The schemas of a document that refers to these models, and to the reply that refuses an input, by name."""
+    schemas: dict[str, Any] = {"HTTPValidationError": _FAULTS}
+    for model in models:
+        schemas |= _components(model)
+    return schemas
+
+
+def call(name: str, given: type[BaseModel], made: type[BaseModel], *, streams: bool = False) -> dict[str, Any]:
+    """A door that takes one model and answers with the other, whole or in events; `name` is its operation's."""
+    answer = _events(made.__name__) if streams else _json("The output.", made.__name__)
+    return {"post": _operation(name, given, answer)}
 
 
 def schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -150,11 +162,11 @@ def _without_null(made: dict[str, Any], given: bool) -> dict[str, Any]:
 def _paths(app: Described) -> dict[str, Any]:
     request = f"{QUEUE}/{fal.endpoint(app.endpoint)}/requests/{{request_id}}"
     output = app.output.__name__
-    streamed = {f"{RUN}/{app.endpoint}/stream": {"post": _takes(app, "stream", _events(output))}} if app.streams else {}
+    streamed = {f"{RUN}/{app.endpoint}/stream": call("stream", app.input, app.output, streams=True)} if app.streams else {}
     return {
-        f"{RUN}/{app.endpoint}": {"post": _takes(app, "run", _json("The output.", output))},
+        f"{RUN}/{app.endpoint}": call("run", app.input, app.output),
         **streamed,
-        f"{QUEUE}/{app.endpoint}": {"post": _takes(app, "submit", _json("The request, in the queue.", "QueueStatus"))},
+        f"{QUEUE}/{app.endpoint}": {"post": _operation("submit", app.input, _json("The request, in the queue.", "QueueStatus"))},
         request: {"get": _asks("result", {"200": _json("The output.", output), "422": _refused()})},
         f"{request}/status": {
             "get": _asks("status", {"200": _json("It is over.", "QueueStatus"), "202": _json("It is not.", "QueueStatus")}, logs=True)
@@ -163,9 +175,9 @@ def _paths(app: Described) -> dict[str, Any]:
     }
 
 
-def _takes(app: Described, name: str, answer: dict[str, Any]) -> dict[str, Any]:
-    given = {"required": True, "content": {"application/json": {"schema": {"$ref": f"{_REF}{app.input.__name__}"}}}}
-    return {"operationId": name, "requestBody": given, "responses": {"200": answer, "422": _refused()}}
+def _operation(name: str, given: type[BaseModel], answer: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"{_REF}{given.__name__}"}}}}
+    return {"operationId": name, "requestBody": body, "responses": {"200": answer, "422": _refused()}}
 
 
 def _asks(name: str, answers: Mapping[str, Any], *, logs: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.engines.diffusion_vlm.rows import Answer, Row
+from sensorium.engines.diffusion_vlm.rows import Answer, Bits, Row
 
 Words = NDArray[np.uint64]
 
@@ -20,10 +20,14 @@ def mix(x: Words) -> Words:
     return x ^ (x >> np.uint64(31))
 
 
-def select(logits: NDArray[np.float64], mask: int, last: bool) -> Answer:
-    """What a model answers: best id with the mask banned, its probability."""
+def select(logits: NDArray[np.float64], mask: int, last: bool, allowed: Bits | None = None) -> Answer:
+    """What a model answers: best id with the mask banned, and all that is not allowed; its probability."""
     logits = logits[-1:].copy() if last else logits.copy()
     logits[:, mask] = -np.inf
+    if allowed is not None:
+        assert allowed.shape == (len(logits), -(-logits.shape[1] // 32)) and allowed.dtype == np.uint32
+        place = np.arange(logits.shape[1])
+        logits[(allowed[:, place // 32] >> (place % 32).astype(np.uint32) & 1) == 0] = -np.inf
     best = logits.argmax(1)
     probability = np.exp(logits - logits.max(1, keepdims=True))
     return best, (probability[np.arange(len(best)), best] / probability.sum(1)).astype(np.float32)
@@ -76,7 +80,7 @@ class HashModel:
         one = store[0, row.start : stop]
         store[1, row.start : stop] = mix(one + look @ store[0, :stop])
         two = store[1, row.start : stop]
-        return select(self.logits(mix(two * np.uint64(3) + look @ mix(store[1, :stop]))), self.mask, row.last)
+        return select(self.logits(mix(two * np.uint64(3) + look @ mix(store[1, :stop]))), self.mask, row.last, row.allowed)
 
 
 @dataclass
@@ -110,4 +114,4 @@ class ScriptModel:
         return np.where(causal[:, None], both[1], both[0])
 
     def forward(self, rows: Sequence[Row]) -> list[Answer]:
-        return [select(self.logits(row.start, len(row.tokens), row.causal), self.mask, row.last) for row in rows]
+        return [select(self.logits(row.start, len(row.tokens), row.causal), self.mask, row.last, row.allowed) for row in rows]

@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from sensorium.engines.diffusion_vlm.answer_schema import check_mode
 from sensorium.engines.diffusion_vlm.constrained import AT_ONCE, constrain, constrain_singly
 from sensorium.engines.diffusion_vlm.decode import Decoding, Program, autoregress, diffuse, speculate
-from sensorium.engines.diffusion_vlm.grammar import Grammar, check_mode
+from sensorium.engines.diffusion_vlm.grammar import Grammar
 from sensorium.engines.diffusion_vlm.rows import Floats
 from sensorium.engines.diffusion_vlm.schedule import BLOCK_LENGTH, MAX_TOKENS, STEPS, Schedule, make_schedule, number, whole_number
 from sensorium.errors import Unprocessable
@@ -30,8 +31,8 @@ class Ask:
     `messages` are mappings of role (system, user, assistant) and content, a list of {"type": "text", "text"} and {"type": "image"} parts;
     `images` are the pictures of those parts, in order, as they are or as `DiffusionVLM.see` returned them. `steps` is the budget over all
     blocks (None: 256, rounded up), `threshold` the confidence that commits a token (None: an even share of the masks per step); both act
-    in diffusion mode only. `mode` "auto" gives what "ar" gives by whichever of "linear" and "ar" is quicker now; None is "diffusion", or
-    "auto" where the answer must fit `schema`, the text of a JSON schema. `seed` matters at a temperature above 0, None draws one.
+    in diffusion mode only. `mode` "auto" gives what "ar" gives by whichever of "linear" and "ar" is quicker now. `seed` matters at a
+    temperature above 0, None draws one. `schema` is the text of a JSON schema that the answer must fit.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -40,23 +41,18 @@ class Ask:
     steps: int | None = None
     block_length: int = 32
     threshold: float | None = 0.9
-    mode: str | None = None
+    mode: str = "diffusion"
     temperature: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     schema: str | None = None
 
-    @property
-    def way(self) -> str:
-        """The mode asked for, "auto" included."""
-        return self.mode if self.mode is not None else "diffusion" if self.schema is None else "auto"
-
 
 def check(ask: Ask) -> Schedule:
     """Hold all parameters against their rules and derive the schedule. Raises Unprocessable for the first that breaks one."""
-    if ask.way not in MODES:
+    if ask.mode not in MODES:
         raise Unprocessable(f"mode is {ask.mode!r:.60}, expected one of {', '.join(MODES)}", param="mode")
-    check_mode(ask.way, ask.schema)
+    check_mode(ask.mode, ask.schema)
     if ask.threshold is not None:
         number("threshold", ask.threshold, 0, 1)
     number("temperature", ask.temperature, 0, HOTTEST)
@@ -64,11 +60,11 @@ def check(ask: Ask) -> Schedule:
         whole_number("seed", ask.seed, 0, LARGEST_SEED)
     if not all(isinstance(stop, str) and stop for stop in ask.stop):
         raise Unprocessable("stop holds something other than non-empty strings", param="stop")
-    if ask.way == "linear" and ask.temperature > 0:
+    if ask.mode == "linear" and ask.temperature > 0:
         raise Unprocessable(
             f"temperature is {ask.temperature}, but linear mode is exact only at 0", param="temperature", hint="use mode diffusion or ar"
         )
-    if ask.way == "diffusion":
+    if ask.mode == "diffusion":
         return make_schedule(ask.max_tokens, ask.steps, ask.block_length)
     whole_number("max_tokens", ask.max_tokens, *MAX_TOKENS)
     whole_number("block_length", ask.block_length, *BLOCK_LENGTH)
@@ -89,8 +85,8 @@ def chosen(ask: Ask, depth: int) -> str:
 
     Drafts spend arithmetic to save readings of the weights, which pays while a forward of all answers stays below the ridge.
     """
-    if ask.way != "auto":
-        return ask.way
+    if ask.mode != "auto":
+        return ask.mode
     return "linear" if ask.temperature == 0 and depth * ask.block_length <= RIDGE else "ar"
 
 

@@ -88,11 +88,6 @@ class TorchBackend:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
         self.model.copy(source, target, length)
 
-    def clear(self, slot: int) -> None:
-        """Forget what a slot holds."""
-        with torch_weights.current(self.device):
-            self.model.cache[:, :, slot].zero_()
-
     @property
     def numbers(self) -> str:
         """The number formats, for status pages: of the decoder, and of the tower where it has another."""

@@ -21,8 +21,8 @@ from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.engines.diffusion_vlm.torch_adapter import Adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT, hidden_bias, parts_of, split_bias
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH, Place, Sizes, Taken, layer, make_tables, normalise, take_blocks
-from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program
-from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, logits_of
+from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program, Record, Recorder
+from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, even_head, logits_of
 from sensorium.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -64,18 +64,18 @@ class TorchModel:
         self.slots, self.length = slots, length
         self.together = device.type != "cpu" if together is None else together
         self._attention = attention
-        self._graphs = graphs and device.type == "cuda"
         self._compiled = compiled_layer() if compile and device.type == "cuda" else None
         self._programs: dict[Bucket, Program] = {}
-        self._pool: Any = None
         with self._computing():
+            self._recorder: Record | None = Recorder() if graphs and device.type == "cuda" else None
             taken = Taken(weights, device, dtype)
             self.embeddings = taken.one("encoder.embed_tokens")
             self.gain = taken.one("encoder.norm")
             self.blocks = take_blocks(config, taken, adapter, device, dtype)
-            self._select = Selection(taken.one("diffusion_head"), config.mask if ban_mask else None, not float32_confidence)
+            banned = config.mask if ban_mask else None
+            self._select = Selection(even_head(taken.one("diffusion_head")), config.vocab, banned, not float32_confidence)
             positions = self.slot_positions(length)
-            self._limits = Limits(slots, positions - SCRATCH, adapter is not None)
+            self.limits = Limits(slots, positions - SCRATCH, adapter is not None)
             self.tables = make_tables(config, positions - SCRATCH, device)
             shape = (config.layers, 2, slots, config.kv_heads, positions, config.head_dim)
             self.cache = torch.zeros(shape, dtype=dtype, device=device)
@@ -111,7 +111,7 @@ class TorchModel:
         """float32 logits of the row's positions [n, vocab], or of the last one only; writes the row's keys and values."""
         self._check([row])
         with self._computing():
-            return logits_of(self._alone(row), self._select.head)
+            return logits_of(self._alone(row), self._select.head)[:, : self.config.vocab]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
@@ -156,8 +156,8 @@ class TorchModel:
         alone = [row for row in rows if not self.together or goes_alone(row)]
         batched = [row for row in rows if self.together and not goes_alone(row)]
         running: list[tuple[Program, list[Row]]] = []
-        for group in grouped(batched, self._limits):
-            program = self._program(bucket_of(group, self._limits))
+        for group in grouped(batched, self.limits):
+            program = self._program(bucket_of(group, self.limits))
             program.launch(group)
             running.append((program, group))
         found = {row.slot: self._answer_alone(row) for row in alone}
@@ -190,7 +190,7 @@ class TorchModel:
         x = self._alone(row)
         allowed, draws = None, None
         if row.allowed is not None:
-            allowed = torch.from_numpy(row.allowed.astype("<u4").view("u1")).to(self.device)
+            allowed = self._moved(torch.from_numpy(row.allowed.astype("<u4").view("u1")))
         if row.temperature > 0:
             stop = row.start + row.causal + len(row.tokens)
             position = torch.arange(stop - len(x), stop, device=self.device)
@@ -202,16 +202,14 @@ class TorchModel:
         """One row in its slot's view, without padding: normed states [n, hidden], or of the last position only."""
         count = len(row.tokens)
         stop = row.start + count
-        x = F.embedding(torch.tensor(row.tokens, device=self.device), self.embeddings)
-        if row.features is not None:
-            at = torch.tensor(list(row.features.at), dtype=torch.int64, device=self.device)
-            x[at] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+        x = self._embedded(row)
         at = torch.arange(row.start, stop, device=self.device)[None]
-        bias = None
+        keys, bias = stop, None
         if row.causal and count > 1:
-            visible = torch.arange(stop, device=self.device) <= at[..., None]
+            keys = -(-stop // PART_UNIT) * PART_UNIT  # kernels want a bias of even width; what is beyond `stop` is hidden by it
+            visible = torch.arange(keys, device=self.device) <= at[..., None]
             bias = hidden_bias(visible, self._sizes.heads // self._sizes.kv_heads, self.dtype)
-        drafting = row.draft and self._limits.adapter
+        drafting = row.draft and self.limits.adapter
         place = Place(
             torch.zeros((1, 1), dtype=torch.int64, device=self.device),
             at,
@@ -219,9 +217,21 @@ class TorchModel:
             bias,
             torch.ones((1, 1, 1), dtype=self.dtype, device=self.device) if drafting else None,
         )
-        cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + stop]
+        cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + keys]
         x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
+
+    def _embedded(self, row: Row) -> torch.Tensor:
+        """The embeddings of a row's tokens [n, hidden], the features in their places."""
+        x = F.embedding(self._moved(torch.tensor(row.tokens)), self.embeddings)
+        if row.features is not None:
+            at = self._moved(torch.tensor(list(row.features.at), dtype=torch.int64))
+            x[at] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+        return x
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the host on the device, without waiting for what it is doing."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values.to(self.device)
 
     def _program(self, bucket: Bucket) -> Program:
         """The program of a bucket, made when it is first asked for."""
@@ -234,15 +244,14 @@ class TorchModel:
         choices = self._attention_choices(bucket)
         inputs = Inputs(bucket, self.config.vocab, self.device)
         program = Program(bucket, inputs, lambda inputs, split: self._batch(bucket, inputs, split), split=choices[0])
-        if self._graphs:
+        if self._recorder is not None:
             try:
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-                program.record(self._pool, choices)
+                program.record(self._recorder, choices)
             except torch.OutOfMemoryError:
                 log.warning("no memory to record %s as a graph; it runs slower without", bucket, exc_info=True)
             except Exception:  # outermost: whatever a recording stumbles over, the model runs without it
                 log.warning("CUDA graphs cannot be recorded here; the decoder runs slower without", exc_info=True)
-                self._graphs = False
+                self._recorder = None
         return program
 
     def _attention_choices(self, bucket: Bucket) -> list[bool]:
@@ -252,7 +261,7 @@ class TorchModel:
         blocks = bucket.rows * self._sizes.kv_heads * -(-bucket.tokens * group // QUERY_BLOCK)
         if self._attention == "split":
             return [can]
-        return [False, True] if self._attention == "auto" and self._graphs and can and blocks <= FEW_BLOCKS else [False]
+        return [False, True] if self._attention == "auto" and self._recorder is not None and can and blocks <= FEW_BLOCKS else [False]
 
     def _batch(self, bucket: Bucket, inputs: Inputs, split: bool) -> torch.Tensor:
         """All rows of a bucket from its static inputs; ids and float32 bits of confidences, int64 [2, rows, tokens]."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -100,6 +100,12 @@ Body = Callable[[Inputs, bool], torch.Tensor]
 """From the inputs to ids and float32 bits of confidences, int64 [2, rows, tokens]; the flag splits the keys in attention."""
 
 
+class Record(Protocol):
+    """What makes a graph of a function: something to replay, and how many milliseconds that takes if `timed`."""
+
+    def __call__(self, run: Callable[[], None], *, timed: bool) -> tuple[Any, float]: ...
+
+
 class Program:
     """A body with its buffers. `launch` does not wait for the device; `answers` follows once it is done."""
 
@@ -116,13 +122,13 @@ class Program:
         """The body, from static inputs to static outputs."""
         self._out.copy_(self._body(self.inputs, split))
 
-    def record(self, pool: Any, choices: Sequence[bool]) -> None:
+    def record(self, recorder: Record, choices: Sequence[bool]) -> None:
         """Record the body as a graph, with the quicker of the `choices` of splitting. Raises what the recording raises."""
         self.inputs.table.zero_()  # no rows: what is computed on the way goes to scratch places
         best = float("inf")
         for split in choices:
             try:
-                graph, milliseconds = _recorded(partial(self.run, split), pool, timed=len(choices) > 1)
+                graph, milliseconds = recorder(partial(self.run, split), timed=len(choices) > 1)
             except Exception:  # outermost for all but the last choice: another one may do
                 if self._graph is None and split == choices[-1]:
                     raise
@@ -148,19 +154,27 @@ class Program:
         return [(out[0, slot, span].copy(), confidence[slot, span].copy()) for slot, span in spans]
 
 
-def _recorded(run: Callable[[], None], pool: Any, *, timed: bool) -> tuple[Any, float]:
-    """A CUDA graph of `run` and, if `timed`, the milliseconds of one replay."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
+class Recorder:
+    """Records CUDA graphs, all on one stream and in one pool of memory: no two of them run at once."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    def __call__(self, run: Callable[[], None], *, timed: bool) -> tuple[Any, float]:
+        """A graph of `run` and, if `timed`, the milliseconds of one replay."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        run()
-    if not timed:
-        return graph, 0.0
+        return graph, _milliseconds(graph) if timed else 0.0
+
+
+def _milliseconds(graph: Any) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     graph.replay()
     begin.record()
@@ -168,4 +182,4 @@ def _recorded(run: Callable[[], None], pool: Any, *, timed: bool) -> tuple[Any, 
         graph.replay()
     end.record()
     end.synchronize()
-    return graph, begin.elapsed_time(end) / TIMED
+    return float(begin.elapsed_time(end)) / TIMED

@@ -119,16 +119,15 @@ class Flux:
         """A drawing; without compiled blocks where those fail."""
         try:
             return self._attempt(resolved, stopped, tell)
-        except torch.OutOfMemoryError:
-            compiled = False
         except RuntimeError as error:
-            compiled = loading.eager(self._pipeline)
-            if not compiled:
+            full = loading.is_full(error)
+            if not full and not loading.eager(self._pipeline):
                 raise
-            log.warning("%s: compiled blocks failed, going on without: %s", self.name, str(error)[:500])
+            if not full:
+                log.warning("%s: compiled blocks failed, going on without: %s", self.name, str(error)[:500])
         # Outside of the handlers: an error's traceback holds on to every tensor of its frames.
         loading.free(self.device)
-        if compiled:
+        if not full:
             return self._paint(resolved, stopped, tell)
         raise loading.out_of_memory(f"{self.device} has too little free memory for a picture of {resolved.width} x {resolved.height}")
 

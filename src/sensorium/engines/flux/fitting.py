@@ -45,4 +45,6 @@ def conflicts(order: ModelOrder, device: str) -> list[str]:
         found.append("offload is group, which cannot move nf4 weights; use offload model, or quant fp8")
     if order.compile and device == "cuda" and order.offload in ("group", "sequential"):
         found.append(f"compile is on, but offload {order.offload} moves weights in the middle of what is compiled; set compile to false")
+    if order.compile and device == "cuda" and order.quant == "fp8":
+        found.append("compile is on, but quant fp8 widens weights in the middle of what is compiled; set compile to false, or use int8")
     return found

@@ -24,6 +24,11 @@ TOKENIZERS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "tokenizer": (("CLIPTokenizer", "CLIPTokenizerFast"), ("tokenizer.json", "vocab.json")),
     "tokenizer_2": (("T5TokenizerFast", "T5Tokenizer"), ("tokenizer.json", "spiece.model")),
 }
+JOINTS: Final = (
+    ("joint_attention_dim", ("text_encoder_2", "d_model"), 1),
+    ("pooled_projection_dim", ("text_encoder", "hidden_size"), 1),
+    ("in_channels", ("vae", "latent_channels"), 4),  # two by two latents to a token
+)
 SCHEDULER: Final = "FlowMatchEulerDiscreteScheduler"
 ABSENT: Final = ("image_encoder", "feature_extractor")
 INDEX_CLASS: Final = "FluxPipeline"
@@ -49,19 +54,11 @@ def read(path: Path) -> Checkpoint:
     sizes = {name: found.weights(name, stem) for name, (_, _, stem) in MODELS.items()}
     for name, (_, files) in TOKENIZERS.items():
         found.any_of(name, files)
+    found.widths(configs)
     rules = None if schedule is None else found.rules(configs["transformer"], configs["vae"], schedule)
     if found.problems or rules is None:
         raise SettingsError(found.problems)
     return Checkpoint(path, rules, sizes)
-
-
-def is_flux(path: Path) -> bool:
-    """Whether the folder calls itself a FLUX pipeline, whatever else may be wrong with it."""
-    try:
-        index = json.loads((path / "model_index.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(index, dict) and index.get("_class_name") == INDEX_CLASS
 
 
 class _Look:
@@ -101,6 +98,16 @@ class _Look:
         for name, given in index.items():
             if name not in allowed and not name.startswith("_") and not (name in ABSENT and given in (None, [None, None])):
                 self.blame(f"model_index.json: {name} is not part of text to picture")
+
+    def widths(self, configs: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """The transformer takes what the encoders and the autoencoder give."""
+        for wide, (name, gives), times in JOINTS:
+            transformer, part = configs["transformer"], configs[name]
+            if transformer is None or part is None:
+                continue
+            given = part.get(gives)
+            if not isinstance(given, int) or transformer.get(wide) != given * times:
+                self.blame(f"transformer: {wide} is {transformer.get(wide)!r}, which does not go with {gives} {given!r} of {name}")
 
     def weights(self, name: str, stem: str) -> int:
         """The bytes of a model's safetensors file, or of the shards that its index names."""

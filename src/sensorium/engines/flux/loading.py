@@ -24,6 +24,7 @@ from sensorium.errors import SettingsError, Unavailable
 WORKING_BYTES: Final = 4 << 30
 """What drawing itself takes on a GPU beside the weights, at the largest size: an estimate, nearly all of it the autoencoder's."""
 OUT_OF_MEMORY_S: Final = 30.0
+FULL: Final = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 QUANTISED: Final = ("transformer", "text_encoder_2")
 Progress = Callable[[int, int], None]
 log = logging.getLogger("sensorium.engine")
@@ -41,8 +42,10 @@ def load(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, pro
         pipeline.set_progress_bar_config(disable=True)
         _place(pipeline, order, device)
         return pipeline
-    except torch.OutOfMemoryError:
-        pass
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+    # Outside of the handler: an error's traceback holds on to every tensor of its frames.
     free(device)
     raise out_of_memory(f"{checkpoint.path.name} does not fit into the memory of {device}")
 
@@ -92,8 +95,21 @@ def weight_bytes(pipeline: Any, offload: str = "none") -> int:
     return max(leaves) * (2 if offload == "group" else 1)
 
 
+def is_full(error: RuntimeError) -> bool:
+    """Whether the device has no memory left, in whichever library's words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
+
+
 def _bytes(module: Any) -> int:
-    return sum(int(tensor.nbytes) for tensor in (*module.parameters(), *module.buffers()))
+    return sum(_tensor_bytes(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    """What is stored: a quantised tensor calls itself as large as it was before."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.nbytes)
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_tensor_bytes(getattr(tensor, name)) for name in names)
 
 
 def _parts(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, progress: Progress | None) -> dict[str, Any]:
@@ -126,9 +142,9 @@ def _read(kind: Any, checkpoint: Checkpoint, name: str, **options: Any) -> Any:
     """One component. Raises SettingsError with the library's own reason."""
     try:
         return kind.from_pretrained(checkpoint.path / name, local_files_only=True, **options)
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and is_full(error):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SettingsError([f"{checkpoint.path.name}/{name} cannot be loaded: {reason[0][:300]}"]) from error
 

@@ -34,6 +34,11 @@ class Resolved:
     width: int
     height: int
 
+    @property
+    def caption(self) -> str:
+        """None of its own: the prompt is drawn as it is."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:

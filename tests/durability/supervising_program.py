@@ -1,0 +1,17 @@
+"""A hub whose engines are `supervised_engine`: `python -m tests.durability.supervising_program serve ...`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sensorium import cli
+from sensorium.engines import supervisor
+
+if __name__ == "__main__":
+    root = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), root])
+    os.environ["PYTHON_ENGINE_JOURNAL"] = os.path.join(sys.argv[sys.argv.index("--data-dir") + 1], "journal.txt")
+    supervisor.COMMAND = ("-P", "-m", "tests.durability.supervised_engine")
+    cli.main()
