@@ -8,8 +8,8 @@ model card asks for. A case is a picture, or - for none, and a question. The fol
 format.
 
 Arrays, prompts and blocks do not come from guesses about that code's own functions: hooks record them on the modules that the
-checkpoint's tensor names imply. Only how the model is loaded, asked and made to generate is guessed, in `Interface`; whoever finds it otherwise
-writes a file with a class `Interface` that derives from it, and names that file with --interface.
+checkpoint's tensor names imply. Only how the model is loaded, asked and made to generate is guessed, in `Interface`; whoever finds it
+otherwise writes a file with a class `Interface` that derives from it, and names that file with --interface.
 """
 
 from __future__ import annotations
