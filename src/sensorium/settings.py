@@ -280,6 +280,10 @@ def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
         yield from (
             f'.models: {model.id} must be a chat model, for kind is "anthropic"' for model in provider.models if model.modality != "chat"
         )
+    drawn = [model.id for model in provider.models if model.dialect == "genai" and (provider.kind, model.modality) != ("engine", "image")]
+    yield from (
+        f'.models: {model}: dialect "genai" is for image models of kind "engine"; kind "genai" speaks it by itself' for model in drawn
+    )
     films = [model.id for model in provider.models if model.modality == "video" and provider.kind != "fal"]
     yield from (f".models: {model} makes videos; set router.video (URL + key) for it" for model in films)
     if provider.kind == "fal":
