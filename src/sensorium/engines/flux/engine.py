@@ -120,7 +120,8 @@ class Flux:
     def _paint(self, resolved: Resolved, stopped: Stopped, tell: Tell) -> Drawing:
         """A drawing; without compiled blocks where those fail."""
         try:
-            return self._attempt(resolved, stopped, tell)
+            with loading.on(self.device):
+                return self._attempt(resolved, stopped, tell)
         except RuntimeError as error:
             full = loading.is_full(error)
             if not full and not loading.eager(self._pipeline):
