@@ -7,9 +7,9 @@ run, with all rights of whoever starts it. It imports nothing of Sensorium; need
 model card asks for. A case is a picture, or - for none, and a question. The folder OUT must not exist. docs/checkpoints.md has the
 format.
 
-Nothing that is dumped comes from guesses about that code's own functions: it is recorded by hooks on the modules that the checkpoint's
-tensor names imply. Only how the model is loaded, asked and made to generate is guessed, in `Interface`; whoever finds it otherwise
-changes it there.
+Arrays, prompts and blocks do not come from guesses about that code's own functions: hooks record them on the modules that the
+checkpoint's tensor names imply. Only how the model is loaded, asked and made to generate is guessed, in `Interface`; whoever finds it
+otherwise writes a file with a class `Interface` that derives from it, and names that file with --interface.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import copy
 import inspect
 import json
 import platform
+import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,10 @@ DIMENSIONS = {"pixels": 3, "tower": 2, "features": 2, "prefill_logits": 1, "bloc
 
 
 class Interface:
-    """Every guess about the checkpoint's own code. Written after the text models' cards, and not tried with the VLM."""
+    """Every guess about the checkpoint's own code.
+
+    Written after the text models' cards, and not tried with the VLM, whose card prepares pictures with a module of its repository.
+    """
 
     STEPS = ("steps", "num_inference_steps", "num_steps", "diffusion_steps")
     """Names that the step budget may have in `generate`; where it has none, every block takes as many steps as it needs."""
@@ -242,6 +246,7 @@ def chosen(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--block-length", type=int, default=32)
     parser.add_argument("--steps", type=int, default=None, help="over all blocks; default: as many as there are tokens")
+    parser.add_argument("--interface", type=Path, help="Python file with a class Interface, for code that is otherwise than guessed")
     parser.add_argument("--threshold", type=float, default=0.9, help="0 to 1; a negative one stands for none")
     found = parser.parse_args(arguments)
     if found.out.exists():
@@ -251,8 +256,19 @@ def chosen(arguments: list[str]) -> argparse.Namespace:
     return found
 
 
-def main(arguments: list[str], interface: Interface) -> None:
+def interface_in(path: Path) -> Interface:
+    """The class `Interface` of a file; it may import this script as `dump_golden`."""
+    sys.modules.setdefault("dump_golden", sys.modules[__name__])
+    found = runpy.run_path(str(path)).get("Interface")
+    if not isinstance(found, type) or not issubclass(found, Interface):
+        raise SystemExit(f"{path} has no class Interface that derives from dump_golden.Interface")
+    made: Interface = found()
+    return made
+
+
+def main(arguments: list[str]) -> None:
     found = chosen(arguments)
+    interface = interface_in(found.interface) if found.interface else Interface()
     settings = Settings(
         found.max_tokens, found.steps or found.max_tokens, found.block_length, None if found.threshold < 0 else found.threshold
     )
@@ -268,4 +284,4 @@ def main(arguments: list[str], interface: Interface) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], Interface())
+    main(sys.argv[1:])

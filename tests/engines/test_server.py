@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,10 @@ def test_a_device_of_torch_needs_torch_and_says_how_to_get_it(tmp_path: Path, mo
     assert not here.quick
     with pytest.raises(SettingsError, match=r"needs torch.*pip install 'sensorium\[torch\]'"):
         here.run()
+
+
+def test_the_process_of_the_small_models_imports_nothing_that_only_others_need() -> None:
+    heavy = ("torch", "pydantic", "prometheus_client", "diffusers", "transformers", "llguidance", "aiohttp", "sqlite3")
+    program = f"import sys; from sensorium.engines import server; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -119,6 +119,17 @@ def test_a_lane_tells_when_its_job_last_lived_and_since_when_nobody_wants_it() -
     asyncio.run(asyncio.wait_for(test(), 2 * PATIENCE))
 
 
+def test_a_question_that_comes_when_the_job_is_over_is_no_sign_of_work() -> None:
+    async def test() -> None:
+        lane, kept = Lane("cpu", clock=Clock()), list[Cancelling]()
+        await lane.run(kept.append)
+        kept[0]()
+        assert lane.busy_since is None
+        lane.close()
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))
+
+
 async def _all(items: Any) -> list[int]:
     async with aclosing(items):
         return [item async for item in items]

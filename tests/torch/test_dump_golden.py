@@ -79,13 +79,12 @@ class Twin:
         return torch.tensor([clean]), nfe, len(prompt)
 
 
-def interface(script: ModuleType) -> Any:
+def script_of(model: Any, builder: Any, script: ModuleType) -> type:
     config, side = read_config(SHIPPED), read_side_config(SHIPPED)
-    builder = PromptBuilder(SHIPPED, config)
 
     class Ours(script.Interface):  # type: ignore[misc, name-defined]
         def load(self, folder: str, device: str, dtype: Any) -> tuple[Any, Any]:
-            return Twin(), builder
+            return model, builder
 
         def inputs(self, processor: Any, picture: Path | None, question: str) -> dict[str, Any]:
             parts, grids, more = [{"type": "text", "text": question}], [], {}
@@ -102,14 +101,16 @@ def interface(script: ModuleType) -> Any:
             )
             return made[0][0, made[2] :], made[1]
 
-    return Ours()
+    return Ours
 
 
-def test_what_the_script_writes_passes(script: ModuleType, tmp_path: Path) -> None:
+def test_what_the_script_writes_passes(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = script_of(Twin(), PromptBuilder(SHIPPED, read_config(SHIPPED)), script)
+    monkeypatch.setattr(script, "Interface", ours)
     scene = write_dumps(SHIPPED, tmp_path / "oracle") / "scene.png"
     out = tmp_path / "dumps"
     arguments = [str(SHIPPED), str(out), "--case", str(scene), "What is in this picture?", "--case", "-", "What is red?"]
-    script.main([*arguments, "--dtype", "float32", "--device", "cpu", "--max-tokens", "32", "--block-length", "16"], interface(script))
+    script.main([*arguments, "--dtype", "float32", "--device", "cpu", "--max-tokens", "32", "--block-length", "16"])
     index = json.loads((out / "index.json").read_text())
     assert [sorted(case["arrays"]) for case in index["cases"]] == [
         ["block_logits", "features", "pixels", "prefill_logits", "tower"],
@@ -135,6 +136,15 @@ def test_its_arguments(script: ModuleType, tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         script.chosen(["model", str(out), "--case", "-", "Hello.", *arguments])
     assert said in capsys.readouterr().err
+
+
+def test_another_interface_comes_from_a_file(script: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "ours.py"
+    file.write_text("import dump_golden\nclass Interface(dump_golden.Interface):\n    STEPS = ('denoise_steps',)\n")
+    assert script.interface_in(file).STEPS == ("denoise_steps",)
+    file.write_text("class Interface: pass\n")
+    with pytest.raises(SystemExit, match="derives from"):
+        script.interface_in(file)
 
 
 def test_the_step_budget_is_given_by_the_name_that_the_code_has(script: ModuleType) -> None:

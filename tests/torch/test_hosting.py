@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from sensorium.engines import torch_models
@@ -18,6 +20,7 @@ from sensorium.engines.lane import Lane
 from sensorium.engines.loading import Loading
 from sensorium.engines.orders import ModelOrder, Orders
 from sensorium.engines.shared_lane import SharedLane
+from sensorium.engines.supervisor import EngineProcess
 from sensorium.errors import SettingsError
 from tests.engines.asgi import PATIENCE, Call, ask
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
@@ -25,6 +28,7 @@ from tests.engines.test_endpoint import CHAT
 from tests.engines.test_state import samples
 from tests.torch import flux_folders
 
+ROOT = Path(__file__).parents[2]
 DRAW = "/v1/genai/sensorium/tiny-schnell"
 WISH = {"prompt": "a red cube", "seed": 5, "steps": 2, "width": 256, "height": 256}
 ROOM = {"slots": 1, "context": 256}
@@ -177,3 +181,45 @@ def test_a_checkpoint_that_cannot_be_used_fails_with_all_its_problems(folders: d
     with pytest.raises(SettingsError, match=r"model\.safetensors"):
         here.run()
     assert here.progress()[0]["state"] == "failed"
+
+
+def test_a_real_process_tells_how_far_it_is_and_answers_as_numpy_does(folders: dict[str, Path]) -> None:
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    models = [order(folders["first"], name="eyes", **ROOM)]
+
+    async def test() -> None:
+        async with EngineProcess("gpu", models=models, environment=here, hang_s=60.0) as engine, aiohttp.ClientSession() as session:
+
+            async def post(path: str, body: Any) -> tuple[int, Any]:
+                headers = {"authorization": f"Bearer {engine.token}"}
+                async with session.post(engine.base_url + path, json=body, headers=headers) as reply:
+                    return reply.status, await reply.json()
+
+            status, told = await post(
+                CHAT, question("eyes")
+            )  # waits in the socket until the door is open, which is before the model is there
+            assert status in (200, 503), told
+            await engine.wait_ready(60)
+            assert [(one.name, one.state) for one in engine.progress] == [("eyes", "ready")]
+            assert engine.progress[0].loaded_bytes == engine.progress[0].total_bytes > 0
+            status, told = await post(CHAT, question("eyes"))
+            assert (status, told["choices"][0]) == (200, await said(numpy_app(folders["first"]), question("*")))
+            process = engine._process
+        assert process is not None
+        assert process.returncode == 0
+
+    run(test())
+
+
+def test_a_real_process_without_room_says_so_and_is_not_tried_again(folders: dict[str, Path]) -> None:
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+
+    async def test() -> None:
+        engine = EngineProcess("gpu", models=[order(folders["first"], **ROOM)], environment=here, memory_gb=0.001)
+        await engine.start()
+        with pytest.raises(SettingsError, match="first on cpu"):
+            await engine.wait_ready(60)
+        assert (engine.state, engine.restarts) == ("failed", 0)
+        await engine.stop()
+
+    run(test())

@@ -293,7 +293,8 @@ class Lane:
         """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
 
         def stopped() -> bool:
-            self._begin_piece()
+            if self._current is ticket:  # a library's thread may ask once more when the job is over
+                self._begin_piece()
             return ticket.abandoned.is_set()
 
         try:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sensorium.engines import devices
 from sensorium.engines.diffusion_vlm import torch_backend
 from sensorium.engines.diffusion_vlm.config import read_config
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
+from sensorium.engines.flux import fitting
+from sensorium.engines.flux import folder as checkpoints
 from sensorium.engines.hosted import Kind, Place
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError
 
 Progress = Callable[[int, int], None]
-STORED: Final = 2  # bytes of a number in official checkpoints
-SMALLER: Final = {"none": 1.0, "fp8": 0.5, "int8": 0.5, "nf4": 0.3}  # what quantised weights take of what they took
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +48,17 @@ def expected(order: ModelOrder, kind: Kind, memory: int) -> tuple[Place, int]:
     if kind == "diffusion_vlm":
         fit = torch_backend.fitting(folder, order, memory)
         return Place(str(fit.device), _name(fit.dtype), fit.room.slots, fit.room.length), fit.bytes
-    # Start-up cost: only FLUX needs diffusers.
-    from sensorium.engines.flux import fitting
-    from sensorium.engines.flux import folder as checkpoints
-
     place = _drawing_place(order)
-    problems = fitting.missing(order) + fitting.conflicts(order, place.device.partition(":")[0])
+    kind_of_device = place.device.partition(":")[0]
+    problems = fitting.missing(order) + fitting.conflicts(order, kind_of_device)
     if problems:
         raise SettingsError([f"{folder.name}: {problem}" for problem in problems])
-    # Start-up cost: as above.
-    from sensorium.engines.flux.loading import QUANTISED, WORKING_BYTES
-
-    item = devices.dtype(order.dtype, devices.choose(order.device)).itemsize / STORED
-    sizes = {name: size * item for name, size in checkpoints.read(folder).sizes.items()}
-    sizes |= {name: sizes[name] * SMALLER[order.quant] for name in QUANTISED}
-    held = sum(sizes.values()) if order.offload == "none" else max(sizes.values())
-    return place, round(held) + (WORKING_BYTES if place.device.startswith("cuda") else 0)
+    item = devices.dtype(order.dtype, devices.choose(order.device)).itemsize
+    size = fitting.expected_bytes(checkpoints.read(folder).weights, order, kind_of_device, item)
+    if size > memory:
+        told = f"{folder.name} takes about {size / 1e9:.1f} GB of {place.device}, and only {memory / 1e9:.1f} GB may be used"
+        raise SettingsError([f"{told}; set quant (nf4 takes least) or offload"])
+    return place, size
 
 
 def shares(models: Sequence[tuple[ModelOrder, Kind]], budget: int) -> list[int] | None:

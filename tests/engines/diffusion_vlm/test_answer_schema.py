@@ -34,6 +34,8 @@ def test_blocks_in_any_order_follow_no_grammar() -> None:
         ('{"a": [{"multipleOf": 97}, {"b": {"multipleOf": 0.991}}]}', "multipleOf"),
         ('{"multipleOf": 1e-10}', "multipleOf"),
         ('{"multipleOf": 1e300}', "multipleOf"),
+        ('{"minProperties": 2}', "minProperties"),
+        ('{"a": {"required": ["a", "b"], "minProperties": 4}}', "minProperties"),
     ],
 )
 def test_size_and_shape(schema: str, reason: str) -> None:
@@ -49,6 +51,7 @@ def test_size_and_shape(schema: str, reason: str) -> None:
         {"multipleOf": 0.01, "a": {"multipleOf": 5}, "b": [{"multipleOf": 2.5}]},
         {"properties": {"multipleOf": {"type": "string"}}},
         {"multipleOf": 0},
+        {"minProperties": 1, "a": {"minProperties": 3, "required": ["a", "b"]}, "b": {"minProperties": {"const": 9}}},
         {"const": "x" * (LARGEST - 13)},
     ],
 )

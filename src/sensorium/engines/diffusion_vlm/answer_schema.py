@@ -27,7 +27,7 @@ def check_mode(mode: str, schema: str | None) -> None:
 
 
 def screen(schema: str) -> None:
-    """Refuse by size and shape what would take the compiler too long. Raises BadRequest."""
+    """Refuse what would take the compiler too long, and what it takes without keeping it. Raises BadRequest."""
     if len(schema) > LARGEST:
         raise refused(f"it has {len(schema)} characters, at most {LARGEST} are read")
     try:
@@ -38,9 +38,27 @@ def screen(schema: str) -> None:
         raise refused("it is not an object")
     if "x-guidance" in value:
         raise refused("x-guidance is not taken from callers")
-    divisors = [Decimal(str(one)) for one in _multiples(value)]
-    places = max((-int(one.as_tuple().exponent) for one in divisors), default=0)
-    if places > 9 or any(one > LARGEST_MULTIPLE for one in divisors) or math.lcm(*_whole(divisors, places)) > LARGEST_MULTIPLE:
+    parts = list(_objects(value))
+    _screen_multiples([part["multipleOf"] for part in parts if _is_number(part.get("multipleOf"))])
+    for part in parts:
+        least, required = part.get("minProperties", 0), part.get("required")
+        if _is_number(least) and least > 1 + (len(required) if isinstance(required, list) else 0):
+            # Members of free names may come twice under one name, which makes one of them.
+            raise refused(f"minProperties is {least}, more than one above the number of required members")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _screen_multiples(divisors: Sequence[int | float]) -> None:
+    exact = [Decimal(str(one)) for one in divisors if one > 0]
+    places = max((-int(one.as_tuple().exponent) for one in exact), default=0)
+    if (
+        places > 9
+        or any(one > LARGEST_MULTIPLE for one in exact)
+        or math.lcm(*(int(one.scaleb(max(places, 0))) for one in exact)) > LARGEST_MULTIPLE
+    ):
         raise refused(f"the least common multiple of all multipleOf, without their point, is above {LARGEST_MULTIPLE}")
 
 
@@ -48,24 +66,15 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _multiples(schema: dict[str, Any]) -> Iterator[int | float]:
-    """The positive numbers under the key multipleOf, anywhere."""
-    level: list[Any] = [schema]
+def _objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The value and all objects in it, level by level."""
+    level: list[Any] = [value]
     for _ in range(DEEPEST):
         if not level:
             return
-        inner: list[Any] = []
-        for value in level:
-            number: Any = value.get("multipleOf") if isinstance(value, dict) else None
-            if type(number) in (int, float) and number > 0:
-                yield number
-            inner += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        level = inner
+        yield from (one for one in level if isinstance(one, dict))
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())]
     raise refused(f"it is nested more than {DEEPEST} deep")
-
-
-def _whole(divisors: Sequence[Decimal], places: int) -> list[int]:
-    return [int(one.scaleb(max(places, 0))) for one in divisors]
 
 
 def refused(reason: str) -> BadRequest:

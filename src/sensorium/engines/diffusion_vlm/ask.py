@@ -25,6 +25,15 @@ RIDGE = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as the tower takes it, the digest of all that its pixels follow from, and how many tokens it becomes."""
+
+    pixels: Floats
+    digest: bytes
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One question.
 
@@ -36,7 +45,7 @@ class Ask:
     """
 
     messages: Sequence[Mapping[str, Any]]
-    images: Sequence[Image.Image | Floats] = ()
+    images: Sequence[Image.Image | Picture] = ()
     max_tokens: int = 512
     steps: int | None = None
     block_length: int = 32

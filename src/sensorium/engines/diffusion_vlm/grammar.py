@@ -69,14 +69,14 @@ class Grammar:
     def allowed(self) -> Bits:
         """The ids [words] that may come next: text that leads to an answer which fits, and the ends once it does. Never empty.
 
-        Raises BadRequest when the schema turns out to be too much for the limits here, ValueError after the end.
+        Raises BadRequest when the schema turns out to be too much for the limits here or to lead nowhere, ValueError after the end.
         """
         if self.ended:
             raise ValueError("nothing may follow the end of an answer")
         if self._now is None:
             self._now = self._mask(self._matcher)
             if self._now is None:
-                raise _too_much(self._matcher)
+                raise _stuck(self._matcher)
         return self._now
 
     def path(self, tokens: Sequence[int]) -> tuple[int, Bits]:
@@ -107,7 +107,7 @@ class Grammar:
             if token in self.ends:
                 self.ended = True
             elif not self._matcher.consume_token(token):
-                raise _too_much(self._matcher)
+                raise _stuck(self._matcher)
             self._now = None
 
     def _explore(self, choose: Callable[[Bits], int | None]) -> tuple[list[int], list[Bits]]:
@@ -223,6 +223,7 @@ def _cannot_write(reason: str) -> BadRequest:
     )
 
 
-def _too_much(matcher: Any) -> BadRequest:
+def _stuck(matcher: Any) -> BadRequest:
+    """The error for a place where a schema is too complex for the limits here, or where nothing fits it."""
     reason = " ".join(matcher.get_error().split()) or "no token can go on"
-    return BadRequest(f"the schema in {WHERE} became too complex while the answer was written: {reason:.300}", param=WHERE)
+    return BadRequest(f"the schema in {WHERE} cannot be followed to the end of this answer: {reason:.300}", param=WHERE)
