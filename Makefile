@@ -21,7 +21,6 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: chosen-torch
 .PHONY: help setup run test check clients durability oracles test-gpu bench bench-gpu bench-queue train train-smoke ci clean
 
 help: ## this list
@@ -53,6 +52,7 @@ durability: $(VENV)/.with-test ## hub and engine processes killed at every step 
 oracles: $(VENV)/.with-oracles train-smoke ## the torch and diffusers engines, and all models against torch, diffusers and transformers (installs torch)
 	@$(PY) -m pytest tests/oracles tests/training tests/torch
 
+.PHONY: chosen-torch
 chosen-torch: $(VENV)/.with-oracles
 	@$(if $(TORCH),$(PY) -m pip install --quiet --disable-pip-version-check --upgrade $(TORCH))
 
