@@ -246,3 +246,33 @@ def test_auto_drafts_while_there_is_room_to_and_says_what_it_did(folder: Path, c
     hot = Batch(backend(folder, config, 1), config).admit(alone.prepare(ask(0, None, mode="auto", temperature=1.0)))
     assert hot.mode == "ar"
     assert Batch(backend(folder, config, 1), config).admit(alone.prepare(ask(0, None, mode="auto")), waiting=20).mode == "ar"
+
+
+def test_the_time_that_looking_at_pictures_takes_is_told_as_part_of_the_whole(folder: Path, config: VLMConfig, alone: DiffusionVLM) -> None:
+    """Two seconds to the device, five in the tower, then one for each forward."""
+    now = 100.0
+
+    def look(pixels: Any) -> Any:
+        nonlocal now
+        now += 7
+        counting.transfer_s += 2
+        return counting.inner.features(pixels)
+
+    def forward(rows: Sequence[Row]) -> None:
+        nonlocal now
+        now += 1
+
+    counting = Counting(backend(folder, config, 1), spoil=forward)
+    counting.features = look  # type: ignore[method-assign]
+    batch = Batch(counting, config, clock=lambda: now)
+    job = alone.prepare(ask(0, 0, max_tokens=3, mode="ar"))
+    batch.admit(job)
+    events: list[Any] = []
+    while batch.active:
+        events += [event for step in batch.tick() for event in step.events]
+    told, used = events[-1].timings, events[-1].usage
+    assert told.gpu_transfer_time == pytest.approx(2)
+    assert told.generation_time == pytest.approx(5 + used.completion_tokens)
+    whole = told.total_time
+    assert whole == pytest.approx(7 + used.completion_tokens + job.preparing_s)
+    assert sum((told.preprocessing_time, told.gpu_transfer_time, told.generation_time, told.decode_time)) <= whole

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sensorium.engines.diffusion_vlm.answering import Answering, Event, Finished, Job
+from sensorium.engines.diffusion_vlm.answering import Answering, Clock, Event, Finished, Job
 from sensorium.engines.diffusion_vlm.ask import LARGEST_SEED, Picture, chosen, program
 from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.decode import Counts, Decoding, Request
@@ -58,10 +59,13 @@ class Figures:
 
 class Batch:
     """The answers of one model. `reuse` lets a prompt take over what an earlier one with the same beginning has computed; projector rows
-    of about `cells` cells are kept, those used last."""
+    of about `cells` cells are kept, those used last. `clock` counts seconds."""
 
-    def __init__(self, backend: Backend, config: VLMConfig, *, reuse: bool = True, cells: int = CELLS) -> None:
+    def __init__(
+        self, backend: Backend, config: VLMConfig, *, reuse: bool = True, cells: int = CELLS, clock: Clock = time.perf_counter
+    ) -> None:
         self.backend, self.config = backend, config
+        self._clock = clock
         self.active: list[Answering] = []
         self.figures = Figures(slots=backend.slots, length=backend.length)
         self._slots = Slots(backend.slots, reuse=reuse)
@@ -74,15 +78,15 @@ class Batch:
 
     def admit(self, job: Job, waiting: int = 0) -> Answering:
         """Give an answer its slot and begin it; `waiting` others wait. Raises what looking at its pictures raises, slot untaken."""
+        begun, moved = self._clock(), self.backend.transfer_s
         place = self._slots.take(job.identity)
         try:
             self.backend.reserve(len(job.prompt.ids) + job.room)
             self._copy(place.copies)
-            before = self.backend.transfer_s
             request = self._request(job, place.reused)
             mode = chosen(job.ask, len(self.active) + 1 + waiting)
-            answering = Answering(job, Decoding(request, program(job.ask, job.schedule, mode, job.grammar)), place.slot, mode)
-            answering.transfer_s = self.backend.transfer_s - before
+            decoding = Decoding(request, program(job.ask, job.schedule, mode, job.grammar))
+            answering = Answering(job, decoding, place.slot, mode, self._clock, begun, self.backend.transfer_s - moved)
         except BaseException:
             self._slots.forget(place.slot)
             self._slots.release(place.slot)
