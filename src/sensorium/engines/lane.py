@@ -76,10 +76,13 @@ class Turn:
     @asynccontextmanager
     async def in_time(self) -> AsyncGenerator[None, None]:
         """Bounds what happens inside by the call's deadline. Raises DeadlineExceeded."""
+        limit = asyncio.timeout_at(self._limit)
         try:
-            async with asyncio.timeout_at(self._limit):
+            async with limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise DeadlineExceeded(f"the call took longer than its deadline of {self._deadline_s:g} seconds") from None
 
     async def stream(self, job: Callable[[Cancelling], Any]) -> AsyncGenerator[Any, None]:
@@ -161,7 +164,7 @@ class Lane:
         """Take a place among those that wait, before the costly part of preparing a job. The deadline counts from here. Raises Busy."""
         with self._change:
             if self._closed:
-                raise Unavailable(f"the device {self.name} is shutting down")
+                raise self._closing()
             if self.counters.waiting >= self.limit:
                 self.counters.refused += 1
                 raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=self._patience())
@@ -181,7 +184,7 @@ class Lane:
         done: Future[T] = Future()
         with self._change:
             if self._closed:
-                raise Unavailable(f"the device {self.name} is shutting down")
+                raise self._closing()
             self._start()
             self._errands.append((work, done))
             self._change.notify()
@@ -193,19 +196,24 @@ class Lane:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
                 ticket.abandon(self._clock())
-                ticket.end(Unavailable(f"the device {self.name} is shutting down"))
-            for _, done in self._errands:
-                done.cancel()
+                ticket.end(self._closing())
+            while self._errands:
+                _, done = self._errands.popleft()
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(self._closing())
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
         return self._thread is None or not self._thread.is_alive()
 
+    def _closing(self) -> Unavailable:
+        return Unavailable(f"the device {self.name} is shutting down")
+
     def _queue_up(self, ticket: Ticket) -> None:
         """From preparing to waiting for the device."""
         with self._change:
             if self._closed:
-                raise Unavailable(f"the device {self.name} is shutting down")
+                raise self._closing()
             self._start()
             self._preparing -= 1
             self._queue.append(ticket)
@@ -214,13 +222,17 @@ class Lane:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run_errands(self) -> None:
         """On the device's thread, while no job is under way."""
-        while self._errands:
-            work, done = self._errands.popleft()
+        while True:
+            with self._change:
+                if not self._errands:
+                    return
+                work, done = self._errands.popleft()
             if not done.set_running_or_notify_cancel():
                 continue
             self._begin_piece()
