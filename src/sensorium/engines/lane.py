@@ -7,6 +7,7 @@ A job is a plain function that gets `cancelled`, a function to ask between two p
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -21,6 +22,7 @@ from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable
 
 T = TypeVar("T")
 Cancelling = Callable[[], bool]
+log = logging.getLogger("sensorium.engine")
 _ITEM, _END, _ERROR = "item", "end", "error"
 
 
@@ -109,7 +111,7 @@ class Lane:
     At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
 
     `busy_since` is when the piece of work that is under way began, None while there is none: a job begins a new one whenever it makes an
-    item or asks whether it is cancelled. `longest_s` is how long the longest one so far has taken.
+    item or asks whether it is cancelled.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
@@ -125,13 +127,18 @@ class Lane:
         self._mean_s = 0.1
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.busy_since: float | None = None
-        self.longest_s = 0.0
+        self._longest_s = 0.0
 
     @property
     def abandoned_since(self) -> float | None:
         """When the first of the jobs under way that were told to stop was told so; None where none was."""
         times = [ticket.abandoned_at for ticket in self._under_way() if ticket.abandoned_at is not None]
         return min(times, default=None)
+
+    @property
+    def longest_s(self) -> float:
+        """How long the longest piece of work so far has taken; 0 before the first job was finished, any part of which may compile."""
+        return self._longest_s if self.counters.finished else 0.0
 
     @property
     def thread(self) -> int | None:
@@ -222,9 +229,16 @@ class Lane:
 
     def _start(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
+            thread = threading.Thread(target=self._live, name=f"lane-{self.name}", daemon=True)
             thread.start()
             self._thread = thread
+
+    def _live(self) -> None:
+        try:
+            self._work()
+        except BaseException:  # outermost: a thread that ended unheard would keep callers waiting for ever
+            log.critical("the thread of the device %s has ended", self.name, exc_info=True)
+            self._begin_piece()  # nothing ends it: to whoever watches, the device is stuck
 
     def _run_errands(self) -> None:
         """On the device's thread, while no job is under way."""
@@ -264,7 +278,7 @@ class Lane:
 
     def _end_piece(self) -> None:
         if self.busy_since is not None:
-            self.longest_s = max(self.longest_s, self._clock() - self.busy_since)
+            self._longest_s = max(self._longest_s, self._clock() - self.busy_since)
         self.busy_since = None
 
     def _count_waiting(self) -> None:
