@@ -347,3 +347,22 @@ def test_a_picture_that_has_been_read_is_let_go_while_its_answer_goes_on(folder:
         batch.tick()
     gc.collect()
     assert batch.active == [going] and made[0]() is None
+
+
+def test_stop_strings_cut_side_by_side_what_a_whole_answer_says(tmp_path: Path) -> None:
+    """Tokens are bytes here, so that characters and stop strings lie across tokens and blocks; the answer's last characters stop it too."""
+    folder = write_checkpoint(tmp_path / "bytes", "other_ids", seed=6)
+    config, engine = read_config(folder), DiffusionVLM.load(folder)
+    modes: list[dict[str, Any]] = [{"mode": "ar"}, {"mode": "linear"}, {"mode": "diffusion", "threshold": 0.0}]
+    questions, expected = [], []
+    for words, more in enumerate(modes):
+        question = ask(words, None, max_tokens=45, block_length=8, **more)
+        whole = single(engine, question)[0]
+        assert len(whole) > 20
+        for at in (*range(0, len(whole) - 3, 5), len(whole) - 2):
+            stop = whole[at : at + 2]
+            questions.append(replace(question, stop=(stop, "never said")))
+            expected.append((whole[: whole.index(stop)], "stop"))
+    batch = Batch(backend(folder, config, 5), config)
+    told = play(batch, [engine.prepare(question) for question in questions], {})
+    assert [(text, reason) for text, (reason, _) in (told[number] for number in range(len(questions)))] == expected
