@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -26,11 +27,13 @@ from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, logit
 from sensorium.errors import Unavailable
 
 log = logging.getLogger(__name__)
+AcceleratorError: type[Exception] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # since torch 2.9
 
 FEW_BLOCKS = 64
 """Blocks of queries and key heads up to which a GPU is half idle in attention, so that splitting the keys is worth a measurement."""
 QUERY_BLOCK = 64
 COMPILED_SHAPES = 64
+BIAS_UNIT = 16
 RETRY_AFTER_S = 5.0
 
 
@@ -65,6 +68,9 @@ class TorchModel:
         self.together = device.type != "cpu" if together is None else together
         self._attention = attention
         self._compiled = compiled_layer() if compile and device.type == "cuda" else None
+        if device.type == "cuda":
+            # It would be preferred on new GPUs, and makes a plan of a tenth of a second or more for every new length of a prompt.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._programs: dict[Bucket, Program] = {}
         with self._computing():
             self._recorder: Record | None = Recorder() if graphs and device.type == "cuda" else None
@@ -140,6 +146,8 @@ class TorchModel:
         taken = {row.slot for row in rows}
         if len(taken) < len(rows) or not taken <= set(range(self.slots)):
             raise ValueError(f"rows in slots {[row.slot for row in rows]} asked for, each may stand once and be below {self.slots}")
+        if any(not 0 <= min(row.tokens) <= max(row.tokens) < self.config.vocab for row in rows):
+            raise ValueError("ids outside the vocabulary asked for")  # a GPU that reads them is lost for this process
         stop = max((row.start + len(row.tokens) for row in rows), default=0)
         if stop > self.length:
             raise ValueError(f"positions up to {stop} asked for, the cache holds {self.length}")
@@ -151,7 +159,16 @@ class TorchModel:
                 torch.cuda.empty_cache()
 
     def _answers(self, rows: Sequence[Row]) -> list[Answer]:
-        """Launch everything, then wait for the device once."""
+        """Launch everything, then wait for the device once; also when that fails, since buffers are written again for the next rows."""
+        try:
+            return self._launched(rows)
+        except BaseException:
+            if self.device.type == "cuda":
+                with suppress(RuntimeError):
+                    torch.cuda.current_stream().synchronize()
+            raise
+
+    def _launched(self, rows: Sequence[Row]) -> list[Answer]:
         alone = [row for row in rows if not self.together or goes_alone(row)]
         batched = [row for row in rows if self.together and not goes_alone(row)]
         running: list[tuple[Program, list[Row]]] = []
@@ -172,7 +189,7 @@ class TorchModel:
         if self._compiled is not None:
             try:
                 return self._through(self._compiled, x, cache, place, split)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, AcceleratorError):
                 raise
             except Exception:  # outermost: whatever a compiler stumbles over, the model runs without it
                 log.warning("the decoder's layer cannot be compiled; it runs slower without", exc_info=True)
@@ -189,7 +206,7 @@ class TorchModel:
         x = self._alone(row)
         allowed, draws = None, None
         if row.allowed is not None:
-            allowed = torch.from_numpy(row.allowed.astype("<u4").view("u1")).to(self.device)
+            allowed = self._sent(row.allowed.astype("<u4").view("u1"))
         if row.temperature > 0:
             stop = row.start + row.causal + len(row.tokens)
             position = torch.arange(stop - len(x), stop, device=self.device)
@@ -201,13 +218,14 @@ class TorchModel:
         """One row in its slot's view, without padding: normed states [n, hidden], or of the last position only."""
         count = len(row.tokens)
         stop = row.start + count
-        x = F.embedding(torch.tensor(row.tokens, device=self.device), self.embeddings)
+        x = F.embedding(self._sent(np.asarray(row.tokens, np.int64)), self.embeddings)
         if row.features is not None:
-            at = torch.tensor(list(row.features.at), dtype=torch.int64, device=self.device)
-            x[at] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+            x[self._sent(np.asarray(row.features.at, np.int64))] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
         at = torch.arange(row.start, stop, device=self.device)[None]
         bias = None
         if row.causal and count > 1:
+            # Attention takes biases of such lengths only; others it would copy, once for each layer. What is added is hidden.
+            stop = -(-stop // BIAS_UNIT) * BIAS_UNIT
             visible = torch.arange(stop, device=self.device) <= at[..., None]
             bias = hidden_bias(visible, self._sizes.heads // self._sizes.kv_heads, self.dtype)
         drafting = row.draft and self.limits.adapter
@@ -221,6 +239,11 @@ class TorchModel:
         cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + stop]
         x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
+
+    def _sent(self, numbers: Any) -> torch.Tensor:
+        """Whole numbers on the device, without waiting for what it is doing."""
+        found = torch.from_numpy(numbers)
+        return found.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else found.to(self.device)
 
     def _program(self, bucket: Bucket) -> Program:
         """The program of a bucket, made when it is first asked for."""
@@ -292,5 +315,12 @@ def compiled_layer(**options: Any) -> Callable[..., Any]:
     # Start-up cost: the compiler takes a second to import, and only GPUs use it.
     import torch._dynamo.config as settings
 
-    settings.recompile_limit = max(settings.recompile_limit, COMPILED_SHAPES)
-    return torch.compile(layer, fullgraph=True, **options)  # type: ignore[no-any-return]
+    compiled = torch.compile(layer, fullgraph=True, **options)
+
+    def run(*given: Any) -> Any:
+        # Here, since each thread has settings of its own: a model is loaded by one and used by another.
+        if settings.recompile_limit < COMPILED_SHAPES:
+            settings.recompile_limit = COMPILED_SHAPES
+        return compiled(*given)
+
+    return run
