@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 
 import torch
+import torch._dynamo
 
 from bench import engine_answers, engine_forwards, engine_http, engine_room
 from bench.engine_clock import ROOT, setting
@@ -108,6 +109,8 @@ def run(made: Rig, name: str) -> None:
     """One stage; what breaks it off is told, and the next one goes on."""
     made.report.begin(name)
     began = time.perf_counter()
+    if made.clock.cuda:
+        torch._dynamo.reset()  # the compiler keeps a limited number of shapes, whichever stage they are of
     try:
         STAGES[name](made)
     except Exception as error:  # outermost: the figures of other stages are worth having

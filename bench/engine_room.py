@@ -62,12 +62,15 @@ def first_block(rig: Rig) -> None:
         for number in range(scale.warm_up):
             _parts(rig, model, scripted, number)
         found = [_parts(rig, model, scripted, scale.warm_up + number) for number in range(times)]
+        larger = picture(10 * scale.picture // 7, 0)
+        resized = rig.clock.each(lambda: model.see(larger), 1, 3)
     for name in found[0]:
         rig.report.figure(name, median([parts[name] for parts in found]), "ms")
     total = median([sum(parts.values()) for parts in found])
     rig.report.figure(
         "first block about a picture", total, "ms", Goal("<=", 250.0), f"{scale.picture} x {scale.picture}, {PACE} tokens a step"
     )
+    rig.report.figure("a larger picture on the host, resized", median(resized), "ms", note=f"{larger.width} x {larger.height}")
 
 
 def _parts(rig: Rig, model: DiffusionVLM, backend: Scripted, seed: int) -> dict[str, float]:

@@ -72,7 +72,7 @@ class Scale:
     requests: int = 1000
     questions: int = 200
     callers: tuple[int, ...] = (1, 8, 32)
-    calls_each: int = 4
+    calls_each: int = 3
     copied: int = 2 << 30
 
     @property

@@ -15,7 +15,7 @@ import fal_client
 import openai
 import pytest
 
-from sensorium.cli_engine import ordered, shipped, whole
+from sensorium.cli_engine import Told, ordered, shipped, whole
 from sensorium.errors import SettingsError
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 from tests.hub_process import hub_environment, running_hub
@@ -123,7 +123,9 @@ def test_the_official_fal_client_runs_and_streams(served: tuple[str, list[str]],
             client.run("fal-ai/nemotron-diffusion-vlm", arguments=asked | {"num_inference_steps": 7})
 
 
-def test_a_hub_with_the_printed_settings_relays_to_it(served: tuple[str, list[str]], picture: str, tmp_path: Path) -> None:
+def test_a_hub_with_the_printed_settings_relays_to_it(
+    served: tuple[str, list[str]], picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, lines = served
     assert lines[0].startswith(f"sensorium engine: {url} serves {FLOW} (numpy, float32, 1 slot), {VLM} (numpy, float32, 1 slot x ")
     settings = tmp_path / "hub.toml"
@@ -137,6 +139,15 @@ def test_a_hub_with_the_printed_settings_relays_to_it(served: tuple[str, list[st
         drawn = client.images.generate(prompt=PROMPT, model=FLOW)
         assert drawn.data
         assert drawn.data[0].b64_json
+        with pytest.raises(openai.UnprocessableEntityError, match="nearest valid value"):
+            client.chat.completions.create(model=VLM, messages=question(picture), extra_body={"num_inference_steps": 7})
+        monkeypatch.setattr("fal_client.client.RUN_URL_FORMAT", f"{hub}/fal/run/")
+        fal = fal_client.SyncClient(key="any")
+        with closing(fal._client):
+            asked = {"image_url": picture, "prompt": "Describe this image."}
+            made = fal.run("fal-ai/nemotron-diffusion-vlm", arguments=asked)
+            assert "red cube" in made["output"]
+            assert made["usage"]["num_function_evals"] > 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
@@ -241,3 +252,16 @@ def test_every_option_out_of_its_range_is_named() -> None:
 
 def test_the_shipped_models_have_ids() -> None:
     assert shipped() == [FLOW, VLM]
+
+
+def test_a_model_that_takes_long_is_told_of_at_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    told = Told()
+    for done in range(0, 10_001, 7):
+        model = {"name": "org/big", "state": "loading", "loaded_bytes": done * 1_000_000, "total_bytes": 10_000_000_000}
+        told.hear({"event": "loading", "models": [model]}, str)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == [f"loading org/big: {tenth}.0 of 10.0 GB" for tenth in range(3)]
+    assert len(lines) == 10
+    told.hear({"event": "ready", "seconds": 5}, lambda: "here it is")
+    told.hear({"event": "failed", "problems": ["it broke"]}, str)
+    assert (capsys.readouterr().out, told.problems) == ("here it is\n", ["it broke"])

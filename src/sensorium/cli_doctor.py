@@ -53,7 +53,7 @@ def doctor(
 
 def _examined(settings: Settings, offline: bool, draw: bool) -> tuple[list[Result], list[Standing]]:
     # Start-up cost: the vault takes longer to import than most commands take to run.
-    from sensorium import app, probe, providers
+    from sensorium import app, local_engines, probe, providers
     from sensorium.overview import standings
     from sensorium.store.database import Database
     from sensorium.store.masterkey import keeper
@@ -65,7 +65,9 @@ def _examined(settings: Settings, offline: bool, draw: bool) -> tuple[list[Resul
         results = [probe.known(route) for route in routes] if offline else asyncio.run(_called(routes, draw))
         vault.flush()
         seen = [_found(route, result) for route, result in zip(routes, results, strict=True)]
-        return results, standings([*seen, *app.shipped_routes(settings)])
+        own = local_engines.routes(settings, {})
+        results += [probe.run_here(route) for route in own]
+        return results, standings([*seen, *own, *app.shipped_routes(settings)])
 
 
 async def _called(routes: Sequence[Route], draw: bool) -> list[Result]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -179,8 +179,8 @@ def _found(model: str, home: Path | None, environ: Mapping[str, str]) -> tuple[P
 
 
 def _token(environ: Mapping[str, str], variable: str, host: str) -> str:
-    # Start-up cost: as above.
-    from sensorium.settings import is_loopback
+    # Start-up cost: asyncio, which the other commands do without.
+    from sensorium.exchange import is_loopback
 
     token = environ.get(variable, "").strip()
     if not token and not is_loopback(host):
@@ -210,22 +210,25 @@ def _serve(orders: Orders, host: str, port: int, log_level: str, token_env: str)
 
 
 class Told:
-    """What the process reports, as lines for a terminal: its progress on standard error, once it is ready its address on standard
-    output. `problems` are why it cannot be."""
+    """What the process reports, as lines for a terminal: on standard error every tenth of a model that is loaded, on standard output its
+    address once it is ready. `problems` are why it cannot be."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._states: dict[str, str] = {}
+        self._tenths: dict[str, int] = {}
 
-    def hear(self, event: Mapping[str, Any], overview: Any) -> None:
+    def hear(self, event: Mapping[str, Any], overview: Callable[[], str]) -> None:
         """Take a report."""
         self.problems = list(event.get("problems", ()))
         if event["event"] == "ready":
             print(overview(), flush=True)
         for one in event.get("models", ()):
-            if one["state"] == "loading" and self._states.get(one["name"]) != "loading":
-                print(f"loading {one['name']}", file=sys.stderr, flush=True)
-            self._states[one["name"]] = one["state"]
+            name, done, whole = one["name"], one["loaded_bytes"], one["total_bytes"]
+            tenth = 10 * done // whole if whole else 0
+            if one["state"] == "loading" and self._tenths.get(name) != tenth:
+                self._tenths[name] = tenth
+                far = f": {done / 1e9:.1f} of {whole / 1e9:.1f} GB" if whole else ""
+                print(f"loading {name}{far}", file=sys.stderr, flush=True)
 
 
 def _overview(url: str, hosted: list[Hosted], guarded: bool, token_env: str) -> str:

@@ -202,6 +202,9 @@ class HostedModel(NamedModel):
     modality: Literal["chat", "embed", "image", "speech", "transcribe", "rerank", "video"] = Field(
         default="chat", description="`chat`, `embed`, `image`, `speech`, `transcribe`, `rerank`, or `video` of kind `fal`"
     )
+    dialect: Literal["openai", "genai"] = Field(
+        default="openai", description="of an image model of kind `engine`: `genai` where a `sensorium engine` runs it"
+    )
 
 
 class Limits(Times):
@@ -290,7 +293,7 @@ class ProviderSettings(Limits):
     kind: Kind = Field(
         description="`openai`: OpenAI's protocol; `genai`: NVIDIA's image models; `nvidia`: what NVIDIA hosts, with one key; "
         "`anthropic`: Anthropic's protocol; `fal`: fal's queue; "
-        "`engine`: OpenAI's protocol on this machine; `hub`: another Sensorium"
+        "`engine`: OpenAI's protocol on a machine of your own; `hub`: another Sensorium"
     )
     base_url: BaseUrl | None = Field(
         default=None,

@@ -92,7 +92,7 @@ class EngineSettings(Section):
         default=30.0, ge=0, le=3600, description="how long a call waits for models that are being loaded; then it is answered 503"
     )
     start_s: float = Field(default=600.0, gt=0, description="a process that is not ready by then is ended, and started again")
-    hang_s: float = Field(default=60.0, ge=5, description="one that makes no step, or gives no sign of life, for so long is ended too")
+    hang_s: float = Field(default=120.0, ge=5, description="one that makes no step, or gives no sign of life, for so long is ended too")
     memory_gb: float | None = Field(
         default=None, gt=0, description="what its models may take on the device together; by default what is free"
     )

@@ -78,6 +78,12 @@ def known(route: Route) -> Result:
     return _result(route, "not called", f"the key {key} is there" if key else "it needs no key")
 
 
+def run_here(route: Route) -> Result:
+    """The same of a model that the hub runs itself, and that nobody runs now."""
+    licence = f", licence {route.licence}" if route.licence else ""
+    return _result(route, "not called", f"the hub runs it{licence}; its folder is there, its weights are looked at when it is loaded")
+
+
 async def probed(routes: Sequence[Route], send: Send, draw: bool) -> list[Result]:
     """What one call to each route tells. `draw` lets image routes make a picture, which costs quota."""
     return list(await asyncio.gather(*(_probed(route, send, draw) for route in routes)))

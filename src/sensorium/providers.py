@@ -88,7 +88,8 @@ def _of_provider(name: str, table: ProviderSettings, key: str | None, vault: Vau
         return _provider(name, _address(table, modality), modality, table, sealed, plain)
 
     for model in table.models:
-        route = _route(model, model.modality, provider(model.modality), _dialect(table, model.modality), table.private)
+        dialect = model.dialect if model.dialect == "genai" else _dialect(table, model.modality)
+        route = _route(model, model.modality, provider(model.modality), dialect, table.private)
         # fal's chat is about a picture, and never without one
         yield replace(route, capabilities=frozenset({"vision"})) if route.dialect == "fal" and route.modality == "chat" else route
     if table.kind == "nvidia" or not table.models:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from sensorium import options_engines
 from sensorium.errors import SettingsError
+from sensorium.exchange import is_loopback
 from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 from sensorium.options_engines import EngineSettings
 from sensorium.options_queue import CallerSettings, FilesSettings, Jobs, WebhookSettings
@@ -118,14 +118,6 @@ def problems_of(text: str) -> list[str]:
         return [f"not valid TOML: {error}"]
     except ValidationError as error:
         return [_sentence(detail) for detail in error.errors()]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _validated(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:
@@ -288,6 +280,10 @@ def _of_provider(name: str, provider: ProviderSettings) -> Iterator[str]:
         yield from (
             f'.models: {model.id} must be a chat model, for kind is "anthropic"' for model in provider.models if model.modality != "chat"
         )
+    drawn = [model.id for model in provider.models if model.dialect == "genai" and (provider.kind, model.modality) != ("engine", "image")]
+    yield from (
+        f'.models: {model}: dialect "genai" is for image models of kind "engine"; kind "genai" speaks it by itself' for model in drawn
+    )
     films = [model.id for model in provider.models if model.modality == "video" and provider.kind != "fal"]
     yield from (f".models: {model} makes videos; set router.video (URL + key) for it" for model in films)
     if provider.kind == "fal":

@@ -12,21 +12,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sensorium.engines import server
+from sensorium.engines import server, watchdog
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
-from sensorium.engines.lane import Lane
-from sensorium.engines.supervisor import LET_GO
 
-MOMENT_S, PATIENCE_S = 0.05, 0.5
+MOMENT_S = 0.05
 _answer = DiffusionVLM.answer
-_begin = Lane.__init__
 
 
 def answer(self: DiffusionVLM, job: Any, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Any]:
@@ -45,19 +40,7 @@ def answer(self: DiffusionVLM, job: Any, cancelled: Callable[[], bool] = lambda:
     yield from _answer(self, job, cancelled)
 
 
-def watched(self: Lane, *given: Any, **named: Any) -> None:
-    """A lane that ends the process when a cancelled job does not stop."""
-    _begin(self, *given, **named)
-
-    def watch() -> None:
-        while (since := self.abandoned_since) is None or time.monotonic() - since < PATIENCE_S:
-            time.sleep(MOMENT_S)
-        os._exit(LET_GO)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == "__main__":
     DiffusionVLM.answer = answer  # type: ignore[method-assign]
-    Lane.__init__ = watched  # type: ignore[method-assign]
-    sys.exit(server.main())
+    watchdog.LET_GO_S = 1.0  # type: ignore[misc]
+    server.main()

@@ -34,6 +34,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     made = Hub(tmp_path, SETTINGS, program=("tests.durability.supervising_program",))
     try:
         made.start()
+        over(made, submitted(made, "other"))  # the first work of all would have more time to let go
         yield made
     finally:
         made.stop()

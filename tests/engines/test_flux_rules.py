@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sensorium.engines.drawing import Draw
 from sensorium.engines.flux.embeddings import Embeddings, Encoded
-from sensorium.engines.flux.fitting import conflicts, missing
+from sensorium.engines.flux.fitting import WORKING_BYTES, conflicts, expected_bytes, missing
+from sensorium.engines.flux.folder import Weights
 from sensorium.engines.flux.rules import PIXELS_MAX, Resolved, family_of, of_family
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import Unprocessable
@@ -169,6 +170,32 @@ def test_what_works_together(options: dict[str, Any], device: str) -> None:
 )
 def test_what_is_not_installed_is_told_with_its_line(options: dict[str, Any], lacking: set[str], says: list[str]) -> None:
     assert missing(order(**options), lambda name: name not in lacking) == says
+
+
+OFFICIAL = {  # the numbers of FLUX.1 [dev], in millions; largest tensors: the embeddings, and a layer of the blocks
+    "transformer": Weights(numbers=11_902, largest=56),
+    "text_encoder_2": Weights(numbers=4_762, largest=132),
+    "text_encoder": Weights(numbers=123, largest=38),
+    "vae": Weights(numbers=84, largest=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "millions"),
+    [
+        ({}, "cuda", 33_742),
+        ({"quant": "fp8"}, "cuda", 25_089),
+        ({"quant": "int8"}, "cuda", 17_078),
+        ({"quant": "nf4"}, "cuda", 9_788),
+        ({"offload": "model"}, "cuda", 23_804),
+        ({"offload": "group"}, "cuda", 528),
+        ({"offload": "sequential"}, "cuda", 264),
+        ({}, "cpu", 33_742),
+    ],
+)
+def test_what_a_model_takes_is_estimated_before_it_is_loaded(options: dict[str, Any], device: str, millions: int) -> None:
+    working = WORKING_BYTES if device == "cuda" else 0
+    assert expected_bytes(OFFICIAL, order(**options), device, 2) - working == pytest.approx(millions, abs=1)
 
 
 @dataclass

@@ -7,6 +7,7 @@ import sys
 from collections import namedtuple
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -55,6 +56,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 81, 19))
     chosen = pulling.plan(repository("model.safetensors", "config.json"), folder_of(NAME, tmp_path))
+    monkeypatch.setitem(sys.modules, "sensorium.engines.hugging_face", ModuleType("hugging_face"))
     with pytest.raises(SettingsError, match=r"has 19 bytes free.*20 bytes"):
         pulling.pull(chosen, datetime.now(UTC), print)
     assert not (tmp_path / "models").exists()

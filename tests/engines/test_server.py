@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,18 @@ def test_a_model_that_cannot_be_loaded_has_failed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="prediction must be x0"):
         here.run()
     assert [one["state"] for one in here.progress()] == ["failed", "waiting"]
+
+
+def test_a_device_of_torch_needs_torch_and_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    here = loading(ModelOrder(path=str(write_checkpoint(tmp_path / "vlm")), device="cpu"))
+    assert not here.quick
+    with pytest.raises(SettingsError, match=r"needs torch.*pip install 'sensorium\[torch\]'"):
+        here.run()
+
+
+def test_the_process_of_the_small_models_imports_nothing_that_only_others_need() -> None:
+    heavy = ("torch", "pydantic", "prometheus_client", "diffusers", "transformers", "llguidance", "aiohttp", "sqlite3")
+    program = f"import sys; from sensorium.engines import server; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

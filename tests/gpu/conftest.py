@@ -50,7 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def memory() -> Iterator[None]:
     """Each test begins and ends without what another one left on the device."""
     import torch
+    import torch._dynamo
 
+    torch._dynamo.reset()  # the compiler keeps a limited number of shapes, whichever test they are of
     gc.collect()
     torch.cuda.empty_cache()
     yield

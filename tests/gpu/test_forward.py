@@ -20,7 +20,7 @@ from tests.gpu.shapes import SHAPES, Shape, agreeing, apart, mixed, model, one_b
 
 PLAIN = {"graphs": False, "compile": False, "attention": "sdpa"}
 # Random logits in bfloat16 stand so close together now and then that another order of summing names another id.
-MOSTLY = 0.9
+MOSTLY = 0.8
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -87,10 +87,10 @@ def test_rows_leave_other_slots_alone(shape: Shape, config: VLMConfig, device: t
 
 def test_a_copied_beginning_answers_as_its_source(shape: Shape, config: VLMConfig, device: torch.device) -> None:
     made = model(config, shape, device, **PLAIN)
-    made.forward(prompts(config))
-    made.copy(1, 3, 300)
+    made.forward([Row(2, 0, tokens(config, 300, 0), True, last=True)])
+    made.copy(2, 3, 300)
     block = [config.mask] * 32
-    one, other = made.forward([Row(1, 300, block, False)])[0], made.forward([Row(3, 300, block, False)])[0]
+    one, other = made.forward([Row(2, 300, block, False)])[0], made.forward([Row(3, 300, block, False)])[0]
     assert np.array_equal(one[0], other[0])
     assert np.allclose(one[1], other[1], atol=shape.margin)
 

@@ -158,7 +158,7 @@ def test_the_shipped_model_answers_in_bfloat16(device: torch.device) -> None:
     """Not word for word, but nearly always."""
     plain, fast = DiffusionVLM.load(SHIPPED), shipped(device, "bfloat16")
     asks = [Ask(messages(case.asked.question), (case.picture,), max_tokens=64) for case in cases(24, 12, None)]
-    assert sum(told(fast, ask)[0] == told(plain, ask)[0] for ask in asks) >= 20
+    assert sum(told(fast, ask)[0] == told(plain, ask)[0] for ask in asks) >= 18
 
 
 def test_memory_is_back_after_a_model_is_gone(device: torch.device) -> None:

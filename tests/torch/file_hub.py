@@ -27,6 +27,7 @@ class FileHub:
     commit: str = COMMIT
     lie: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
+    elsewhere: bool = False  # large files come from another host, as from the hub's own stores
     stop: tuple[str, int, str] | None = None
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
     tokens: list[str | None] = field(default_factory=list)
@@ -69,11 +70,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/"):
             self.answer_page(re.sub(r"\?.*", "", self.path).removeprefix("/api/models/"))
             return
+        if self.path.startswith("/store/"):
+            self.send_file(self.path.removeprefix("/store/"), hub.files[self.path.removeprefix("/store/")])
+            return
         path = self.path.removeprefix(f"/{REPOSITORY}/resolve/{hub.commit}/")
         if path not in hub.files:
             self.refuse(404, "EntryNotFound")
         elif hub.gated and self.headers["Authorization"] != f"Bearer {TOKEN}":
             self.refuse(401, "GatedRepo")
+        elif hub.elsewhere and path.endswith(".safetensors"):
+            self.send(302, b"", {"Location": f"http://localhost:{self.server.server_address[1]}/store/{path}"})
         else:
             self.send_file(path, hub.lie.get(path, hub.files[path]))
 

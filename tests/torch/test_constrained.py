@@ -178,6 +178,13 @@ def test_a_draft_is_cut_where_the_grammar_forbids_it() -> None:
     tokens, finish, _ = run(forward, CLOSED, 64, partial(constrain, length=16))
     assert (text_of(tokens), finish) == (said, "stop")
     assert all(row.allowed is not None for row in rows)
+    drafts = [row for row in rows if row.draft and row.allowed is not None]
+    for row in drafts:
+        first = row.tokens.index(config().mask)
+        written = [*tokens[: row.start - len(PROMPT)], *row.tokens[:first]]
+        bits = np.unpackbits(row.allowed[first].view(np.uint8), bitorder="little")
+        assert set(np.flatnonzero(bits).tolist()) == allowed_after(json.dumps(CLOSED), written), "the first guess is one that may follow"
+    assert drafts
     for row in (row for row in rows if row.causal and row.start > 0):
         assert accepted(json.dumps(CLOSED), [*tokens[: row.start - len(PROMPT)], *row.tokens]), "no forbidden token is ever verified"
 
@@ -225,7 +232,7 @@ def test_the_first_token_is_held_even_after_a_prompt_in_chunks() -> None:
 
 def test_a_schema_that_gets_too_complex_ends_the_answer_with_an_error() -> None:
     schema = {"type": "object", "properties": {f"p{number}": {} for number in range(3000)}, "additionalProperties": False}
-    with pytest.raises(BadRequest, match="too complex"):
+    with pytest.raises(BadRequest, match="cannot be followed"):
         run(scripted('{"p1": 1}').forward, schema, 20, constrain_singly)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sensorium.engines.flux import folder
+from sensorium.engines.flux import fitting, folder
 from sensorium.engines.flux.engine import Flux
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError
@@ -114,7 +114,9 @@ def test_a_file_that_ends_in_the_middle(broken: Path) -> None:
     data = (broken / TRANSFORMER).read_bytes()
     (broken / TRANSFORMER).write_bytes(data[: len(data) // 2])
     (found,) = problems(broken)
-    assert found.startswith("flux/transformer cannot be loaded")
+    assert found.startswith(f"flux/{TRANSFORMER} has {len(data) // 2} bytes")
+    (broken / TRANSFORMER).write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    assert problems(broken) == [f"flux/{TRANSFORMER} is no readable safetensors file"]
 
 
 def test_shards_and_their_index(broken: Path, whole: Path) -> None:
@@ -126,10 +128,21 @@ def test_shards_and_their_index(broken: Path, whole: Path) -> None:
         save_file({name: weights[name] for name in held}, broken / "text_encoder_2" / file, {"format": "pt"})
     index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
     (broken / f"{T5}.index.json").write_text(json.dumps(index))
-    assert abs(folder.read(broken).sizes["text_encoder_2"] - folder.read(whole).sizes["text_encoder_2"]) < 2000
+    sharded, single = (folder.read(path).weights["text_encoder_2"] for path in (broken, whole))
+    assert (sharded.numbers, sharded.largest) == (single.numbers, single.largest)
+    assert abs(sharded.size - single.size) < 2000
     load(broken)
     (broken / "text_encoder_2/b.safetensors").unlink()
     assert any("b.safetensors is missing" in problem for problem in problems(broken))
     index["weight_map"] = dict.fromkeys(names, "../vae/diffusion_pytorch_model.safetensors")
     (broken / f"{T5}.index.json").write_text(json.dumps(index))
     assert any("weight_map" in problem for problem in problems(broken))
+
+
+@pytest.mark.parametrize("options", [{}, {"quant": "fp8"}, {"dtype": "bfloat16"}])
+def test_the_estimate_is_near_what_is_measured(whole: Path, options: dict[str, Any]) -> None:
+    order = ModelOrder(path=str(whole), device="cpu", **options)
+    item = 2 if order.dtype == "bfloat16" else 4
+    model = Flux.load(whole, order)
+    # Biases, norms and embeddings, which fp8 leaves as they are, weigh more in a tiny model.
+    assert fitting.expected_bytes(folder.read(whole).weights, order, "cpu", item) == pytest.approx(model.bytes, rel=0.2)

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from sensorium.engines.diffusion_vlm.answer_schema import LARGEST
 from sensorium.engines.diffusion_vlm.config import read_config
-from sensorium.engines.diffusion_vlm.grammar import KEPT, LARGEST, Grammar, Grammars, check_mode
+from sensorium.engines.diffusion_vlm.grammar import Grammar, Grammars
 from sensorium.engines.diffusion_vlm.rows import Bits
 from sensorium.errors import BadRequest
 from tests.engines.diffusion_vlm.checkpoints import OFFICIAL_IDS, byte_tokenizer, word_tokenizer
@@ -250,13 +251,25 @@ def test_a_schema_that_only_looks_like_too_much_is_taken(schema: Any) -> None:
 
 def test_limits_that_are_met_on_the_way_end_the_answer_but_not_a_look_ahead() -> None:
     """Three thousand members that may all come next are more than a step may consider."""
-    grammar = begun({"type": "object", "properties": {f"p{number}": {} for number in range(3000)}, "additionalProperties": False})
+    wide = {"type": "object", "properties": {f"p{number}": {} for number in range(3000)}, "additionalProperties": False}
+    grammar = begun({"type": "object", "properties": {"a": wide}, "required": ["a"]})
+    grammar.commit(ids_of('{"a":'))
     (opening,) = ids_of('{"')
     before = bits(grammar.allowed())
     assert opening in before and grammar.path([opening])[0] == 0
     assert bits(grammar.allowed()) == before and grammar.forced(3) == []
-    with pytest.raises(BadRequest, match="too complex"):
+    assert grammar.path([*ids_of("{"), opening])[0] == 0 and grammar.path(ids_of(" "))[0] == 1
+    with pytest.raises(BadRequest, match="cannot be followed"):
         grammar.commit([opening])
+
+
+def test_a_place_where_nothing_fits_is_told() -> None:
+    """An array that needs an item, and items that nothing fits: the compiler takes it."""
+    nothing = {"type": "number", "multipleOf": 0.25, "anyOf": [{"enum": [1.5]}, {"enum": [[1], "a"]}]}
+    grammar = begun({"type": "array", "items": nothing, "minItems": 1})
+    with pytest.raises(BadRequest, match="cannot be followed"):
+        while not grammar.ended:
+            grammar.commit(sorted(bits(grammar.allowed()))[:1])
 
 
 def test_answers_to_one_schema_know_nothing_of_each_other() -> None:
@@ -267,12 +280,35 @@ def test_answers_to_one_schema_know_nothing_of_each_other() -> None:
     assert bits(one.allowed()) == allowed_after(json.dumps(OK), ids_of('{"ok"'))
 
 
-def test_only_so_many_compiled_grammars_are_kept() -> None:
-    made = Grammars(tokenizer(), config(), special())
-    for number in range(KEPT + 5):
-        made.compile(json.dumps({"const": number}))
-    assert len(made._compiled) == KEPT
-    assert bits(made.compile('{"const": 0}').allowed())
+def test_an_answer_that_runs_into_the_limits_leaves_those_of_others_alone() -> None:
+    """Each place in the text makes this pattern's automaton larger."""
+    schema = {"type": "string", "pattern": "^(a|b)*a(a|b){18}$"}
+    rng, greedy, modest = random.Random(0), begun(schema), begun(schema)
+    greedy.commit(ids_of('"'))
+    letters = [*ids_of("a"), *ids_of("b")]
+    with pytest.raises(BadRequest, match="cannot be followed"):
+        for _ in range(40_000):
+            assert set(letters) <= bits(greedy.allowed())
+            greedy.commit([rng.choice(letters)])
+    written = ids_of('"' + "ab" * 40)
+    for grammar in (modest, begun(schema)):
+        assert grammar.path(written)[0] == len(written)
+
+
+def test_looking_ahead_leaves_no_trace() -> None:
+    """Ways that were looked at and not taken change nothing that comes after."""
+    empty = {"type": "object", "properties": {}, "additionalProperties": False}
+    schema = OK | {"properties": {'q"': empty, "name": {"type": "boolean"}}, "required": ["name"]}
+    right, wrong = ids_of('{"name":true}'), [ids_of('{"q\\""'), ids_of('{"q\\"": {}'), ids_of('{"name": f'), ids_of('{"n')]
+    wanted = [bits(mask) for mask in begun(schema).path(right)[1]]
+    rng = random.Random(0)
+    for _ in range(30):
+        grammar = begun(schema)
+        for place in range(len(right)):
+            for _ in range(rng.randrange(4)):
+                grammar.path(rng.choice(wrong)[place:])
+            assert [bits(mask) for mask in grammar.path(right[place:])[1]] == wanted[place:]
+            grammar.commit(right[place : place + 1])
 
 
 @pytest.mark.parametrize("words", [word_tokenizer(OFFICIAL_IDS), Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))])
@@ -319,12 +355,3 @@ def test_without_the_library_the_reason_is_told(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BadRequest, match="llguidance") as refused:
         Grammars(tokenizer(), config(), special()).compile('{"type":"object"}')
     assert "sensorium[torch]" in (refused.value.hint or "") and refused.value.param == "response_format"
-
-
-def test_blocks_in_any_order_follow_no_grammar() -> None:
-    for mode in ("auto", "linear", "ar"):
-        check_mode(mode, "{}")
-    check_mode("diffusion", None)
-    with pytest.raises(BadRequest) as refused:
-        check_mode("diffusion", "{}")
-    assert refused.value.param == "mode" and "linear or ar" in (refused.value.hint or "")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.engines.pulled import RECORD, find
+from sensorium.engines.pulling import LOCK
 from sensorium.errors import SettingsError
 from tests.hub_process import hub_environment
 from tests.torch.file_hub import COMMIT, REPOSITORY, TOKEN, FileHub, running
@@ -62,10 +63,9 @@ def folder(home: Path) -> Path:
 
 
 def holds(home: Path) -> dict[str, bytes]:
-    """What lies in the checkpoint's folder, without the record."""
+    """What lies in the checkpoint's folder, without the record and the lock."""
     found = {path.relative_to(folder(home)).as_posix(): path.read_bytes() for path in folder(home).rglob("*") if path.is_file()}
-    found.pop(RECORD, None)
-    return found
+    return {name: data for name, data in found.items() if name not in (RECORD, LOCK)}
 
 
 def test_what_an_engine_reads_is_fetched_and_nothing_else(tmp_path: Path) -> None:
@@ -96,6 +96,16 @@ def test_what_an_engine_reads_is_fetched_and_nothing_else(tmp_path: Path) -> Non
         again = pulled(tmp_path, url)  # agreed to before
         assert (again.returncode, hub.downloads()) == (0, [])
         assert again.stdout.count("was there, checked") == len(SMALL)
+
+
+def test_a_name_in_another_case_is_the_same_model(tmp_path: Path) -> None:
+    with running(FileHub(SMALL)) as url:
+        line, env = command(tmp_path, url, "--accept-licence")
+        line[line.index(REPOSITORY)] = REPOSITORY.lower()
+        result = subprocess.run(line, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert [place.name for place in (tmp_path / "models").iterdir()] == [REPOSITORY.replace("/", "--")]
+    assert find(REPOSITORY.lower(), tmp_path) == folder(tmp_path)
 
 
 def test_without_a_yes_nothing_is_fetched(tmp_path: Path) -> None:
@@ -131,6 +141,8 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
         line, env = command(tmp_path, url, "--accept-licence")
         with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             _until_written(folder(tmp_path), 2 * PIECE)
+            second = pulled(tmp_path, url)
+            assert (second.returncode, "another pull" in second.stderr) == (1, True)
             process.kill()
         with pytest.raises(SettingsError, match=r"not complete.* sensorium pull"):
             find(REPOSITORY, tmp_path)
@@ -173,6 +185,19 @@ def test_a_file_that_is_not_what_the_hub_lists(tmp_path: Path, path: str, sent: 
             find(REPOSITORY, tmp_path)
         hub.lie.clear()
         assert pulled(tmp_path, url).returncode == 0
+    assert holds(tmp_path) == SMALL
+
+
+@pytest.mark.parametrize("sent", [b"w" * 650, b"w" * 750, b"v" * 650])
+def test_a_file_of_another_size(tmp_path: Path, sent: bytes) -> None:
+    hub = FileHub(SMALL, lie={WEIGHTS: sent})
+    with running(hub) as url:
+        result = pulled(tmp_path, url, "--accept-licence")
+        assert (result.returncode, WEIGHTS in holds(tmp_path)) == (1, False)
+        assert "came with another size" in result.stderr
+        hub.lie.clear()
+        results = [pulled(tmp_path, url).returncode for _ in range(2)]  # what came first is found to be wrong, and then fetched anew
+    assert results in ([0, 0], [1, 0])
     assert holds(tmp_path) == SMALL
 
 
@@ -245,6 +270,18 @@ def test_a_gated_repository_wants_a_token_that_nobody_sees(tmp_path: Path) -> No
     assert f"Bearer {TOKEN}" in hub.tokens
     assert TOKEN not in with_token.stdout + with_token.stderr
     assert not any(TOKEN.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_another_host_that_files_come_from_gets_ranges_but_no_token(tmp_path: Path) -> None:
+    big = SMALL | {WEIGHTS: random.Random(5).randbytes(3 * PIECE // 2)}
+    hub = FileHub(big, gated=True, elsewhere=True, stop=(WEIGHTS, PIECE + 5, "cut"))
+    with running(hub) as url:
+        result = pulled(tmp_path, url, "--accept-licence", HF_TOKEN=TOKEN)
+    assert result.returncode == 0, result.stderr
+    assert holds(tmp_path) == big
+    stored = [(path, part, token) for (_, path, part), token in zip(hub.asked, hub.tokens, strict=True) if path.startswith("/store/")]
+    assert (f"/store/{WEIGHTS}", f"bytes={PIECE}-", None) in stored
+    assert {token for _, _, token in stored} == {None}
 
 
 def test_an_unknown_repository_and_one_that_no_engine_reads(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_shipped_picture_is_described() -> None:
 def test_the_parts_of_a_prompt_get_their_own_pictures(tiny: Path) -> None:
     """Joined rows are cut along the prompt's pieces, also in the middle of a picture."""
     backend, numpys = load(tiny), DiffusionVLM.load(tiny)
-    pixels = [numpys.see(noise(40, 24, 1)), numpys.see(noise(24, 48, 2))]
+    pixels = [numpys.see(noise(40, 24, 1)).pixels, numpys.see(noise(24, 48, 2)).pixels]
     looks = [backend.features(one) for one in pixels]
     joined = backend.join(looks)
     wanted = torch.cat([backend.tower.features(torch.from_numpy(one)) for one in pixels])
@@ -158,7 +158,7 @@ def test_a_tower_of_its_own_precision(tiny: Path) -> None:
     one = load(tiny, dtype="bfloat16")
     assert (one.model.dtype, one.tower.dtype) == (torch.bfloat16, torch.bfloat16)
     numpys = DiffusionVLM.load(tiny)
-    pixels = numpys.see(noise(40, 24, 1))
+    pixels = numpys.see(noise(40, 24, 1)).pixels
     wanted = torch.from_numpy(numpys.batch.backend.features(pixels))
     fine, coarse = ((backend.features(pixels).rows - wanted).abs().max().item() for backend in (both, one))
     assert both.features(pixels).rows.dtype == torch.bfloat16 and fine < coarse / 2

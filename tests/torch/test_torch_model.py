@@ -26,6 +26,7 @@ from tests.torch.decoders import CPU, Tiny, held
 
 SHAPES = {name: VARIANTS[name] for name in ("plain", "wide_heads", "other_ids")} | {
     "one_key_head": Variant({"num_key_value_heads": 1, "num_attention_heads": 3, "head_dim": 10}, {}, OFFICIAL_IDS),
+    "odd_vocabulary": Variant({"vocab_size": 201}, {}, OFFICIAL_IDS),
     "no_groups": Variant({"num_key_value_heads": 2, "num_attention_heads": 2, "head_dim": 16}, {}, OFFICIAL_IDS),
 }
 TOGETHER: dict[str, dict[str, Any]] = {

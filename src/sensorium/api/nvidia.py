@@ -18,6 +18,7 @@ from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.origin import without_context
 from sensorium.wire import answers, jsonbody, nvidia, nvidia_models, openai, paths, picture
 
+EVENTS = "text/event-stream"
 ARTIFACT_TYPE, FILTERED = "x-sensorium-artifact-type", "x-sensorium-filtered"
 LOOKED_AT = 16 * 1024 * 1024
 
@@ -29,7 +30,8 @@ class GenaiDoor:
         self._dispatch = dispatch
 
     async def draw(self, visit: Visit) -> None:
-        """Relay a genai call. With `Accept: image/png` or `image/jpeg` the answer is the picture itself, in that format.
+        """Relay a genai call. With `Accept: image/png` or `image/jpeg` the answer is the picture itself, in that format; with
+        `text/event-stream` an engine on this machine tells every step before its answer.
 
         Raises Unprocessable for what the model's own rules forbid, before anything is sent.
         """
@@ -43,8 +45,11 @@ class GenaiDoor:
         accept = visit.header("accept").split(";")[0].strip().lower()
         if accept == "image/png" and routes[0].provider.local:
             found = {"output_format": msgspec.Raw(b'"png"')} | found  # drawn here: no need to go through a lossy JPEG
-        reply = await self._dispatch(Call(visit.request_id, model, "image", ("genai", "fal"), model, found, caller=visit.caller))
-        if reply.status != 200:
+        stepwise = accept == EVENTS and all(route.dialect == "genai" and route.provider.local for route in routes)
+        reply = await self._dispatch(
+            Call(visit.request_id, model, "image", ("genai", "fal"), model, found, stream=stepwise, caller=visit.caller)
+        )
+        if reply.status != 200 or stepwise:
             await visit.relay(reply)
         elif accept in picture.FORMATS:
             await _answer_picture(visit, reply, accept)

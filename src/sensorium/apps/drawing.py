@@ -17,21 +17,22 @@ from typing import Any, Final
 import msgspec
 
 from sensorium import failpoints
-from sensorium.apps.answers import answered, asking
+from sensorium.apps.answers import EVENTS, answered, asking
 from sensorium.apps.app import Output, Task
 from sensorium.apps.files import Files, Shelf, shelf
 from sensorium.apps.limits import check
-from sensorium.errors import SensoriumError, UpstreamFailed
+from sensorium.errors import SensoriumError, UpstreamFailed, UpstreamRefused
 from sensorium.routing import byline
 from sensorium.routing.call import Call, Reply, Route
 from sensorium.routing.dispatch import Dispatch
 from sensorium.routing.pictures import GENERATIONS
-from sensorium.wire import dataurl, media, nvidia, picture
+from sensorium.wire import dataurl, media, nvidia, picture, sse
 from sensorium.wire.fal_errors import Refused, detail
 from sensorium.wire.fal_input import blamed
 from sensorium.wire.nvidia_models import SEED
 
 MOST_BYTES: Final = 64 * 1024 * 1024  # of one reply
+STEP_BYTES: Final = 200  # of an event that tells a step
 PARAMETERS: Final = {
     "prompt": "prompt", "width": "image_size", "height": "image_size", "size": "image_size", "steps": "num_inference_steps",
     "cfg_scale": "guidance_scale", "seed": "seed", "output_format": "output_format", "image_size": "image_size",
@@ -79,20 +80,20 @@ async def drawn(dispatch: Dispatch, files: Files, task: Task, wish: Wish, clock:
         for number in range(wish.count):
             if wish.count > 1:
                 task.log(f"picture {number + 1} of {wish.count}")
-            reply = await answered(dispatch, _seeded(first, 1 + (seed - 1 + number) % SEED.high))
-            headers = headers or byline.origin(reply)
-            pictures.append(await _drawn(reply))
+            made, told = await _answer(dispatch, _seeded(first, 1 + (seed - 1 + number) % SEED.high), task)
+            headers = headers or told
+            pictures.append(made)
     except SensoriumError as error:
         raise blamed(error, PARAMETERS) from None
     failpoints.reach("result_read")
     took = clock() - begun
     async with shelf(files, task) as place:
         images = [await _placed(one, wish, place, f"picture-{number}") for number, one in enumerate(pictures, 1)]
-        told = pictures[0].seed
+        drawn_with = pictures[0].seed
         body = {
             "images": images,
             "timings": {"inference": round(took, 6)},
-            "seed": seed if told is None else told,
+            "seed": seed if drawn_with is None else drawn_with,
             "has_nsfw_concepts": [one.flagged for one in pictures],
             "prompt": wish.prompt,
         }
@@ -115,7 +116,22 @@ def _call(dispatch: Dispatch, task: Task, wish: Wish, seed: int) -> Call:
         routes = tuple(route for route in routes if route.dialect == "fal")
     if faults:
         raise Refused(faults)
-    return replace(call, members=call.members | _members(_sides(wish) | _own(wish, routes)))
+    # Our own engines tell every step, unless a deadline has to hold for the whole answer.
+    stepwise = all(route.dialect == "genai" and route.provider.local for route in routes) and dispatch.laid(call).deadline_s is None
+    return replace(call, members=call.members | _members(_sides(wish) | _own(wish, routes)), stream=stepwise)
+
+
+async def _answer(dispatch: Dispatch, call: Call, task: Task) -> tuple[Picture, dict[str, str]]:
+    """One picture, and who drew it. What breaks off between two steps is asked for once more in one piece, where whoever answers may
+    change and every error keeps its status; but whoever runs the queue counts for itself what has ended an engine."""
+    reply = await answered(dispatch, call)
+    try:
+        return await _drawn(reply, task), byline.origin(reply)
+    except (UpstreamFailed, UpstreamRefused) as error:
+        if not call.stream or (error.cause == "death" and not dispatch.laid(call).repeatable):
+            raise
+    reply = await answered(dispatch, replace(call, stream=False))
+    return await _drawn(reply, task), byline.origin(reply)
 
 
 def _sides(wish: Wish) -> dict[str, Any]:
@@ -137,14 +153,40 @@ def _members(given: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
     return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in given.items()}
 
 
-async def _drawn(reply: Reply) -> Picture:
-    provider, body = reply.route.provider.name, await reply.whole(MOST_BYTES)
+async def _drawn(reply: Reply, task: Task) -> Picture:
+    provider = reply.route.provider.name
+    events = reply.headers.get("content-type", "").startswith(EVENTS)
+    body = await _last(reply, task) if events else await reply.whole(MOST_BYTES)
     if reply.route.dialect == "openai":
         return _of(media.pictures(body, provider)[0], provider)
     found = nvidia.artifact(body)
     if found.base64 is None and found.filtered:
         raise Refused([detail("prompt", "the model's content filter refused this picture", "content_policy_violation")])
     return replace(_of({"base64": found.base64 or nvidia.drawn(body, provider)}, provider), seed=_seed(body), flagged=found.filtered)
+
+
+async def _last(reply: Reply, task: Task) -> bytes:
+    """The answer at the end of a drawing's steps, each of which is logged. The reply is closed in any case."""
+    frames, last = sse.Frames(), b""
+    try:
+        async for chunk in reply.chunks:
+            for last in frames.feed(chunk):
+                if (done := _step(last)) is not None:
+                    task.log(f"step {done[0]} of {done[1]}")
+    finally:
+        await reply.close()
+    return last
+
+
+def _step(event: bytes) -> tuple[int, int] | None:
+    """The numbers of a step's event; None for the answer."""
+    if len(event) > STEP_BYTES:
+        return None
+    try:
+        told = msgspec.json.decode(event, type=dict[str, int])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return (told["step"], told["steps"]) if told.keys() == {"step", "steps"} else None
 
 
 def _of(made: Mapping[str, Any], provider: str) -> Picture:

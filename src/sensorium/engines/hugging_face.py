@@ -8,7 +8,7 @@ are not used: they would hold a second copy in the user's home, and since its re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from sensorium.engines.pulled import Licence, Listed, Repository, size_of
-from sensorium.errors import Forbidden, NotFound, SensoriumError, Unauthorized, Unavailable, UpstreamFailed
+from sensorium.errors import Busy, Forbidden, NotFound, SensoriumError, Unauthorized, Unavailable, UpstreamFailed
 
 PATIENCE_S = 30.0
+LOCK_S = 1.0
 
 
 def look(model_id: str, revision: str | None) -> Repository:
@@ -51,6 +52,17 @@ def fetch(repository: Repository, file: Listed, target: Path) -> None:
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
     with _told(repository.name, repository.commit), target.open("ab") as out:
         http_get(address, out, resume_size=done, headers=headers, expected_size=file.size, displayed_filename=file.path)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Nobody else pulls into the same folder meanwhile. Raises Busy when somebody does. The lock goes with its process."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(lock, timeout=LOCK_S))
+        except TimeoutError:
+            raise Busy(f"another pull into {lock.parent} is under way") from None
+        yield
 
 
 def _licence(info: Any) -> Licence:
@@ -79,6 +91,10 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
         raise Unavailable("the hub is not asked while HF_HUB_OFFLINE is set; unset it to pull") from None
     except HfHubHTTPError as error:
         raise _refused(name, error) from None
+    except OSError as error:
+        if error.errno is not None:  # of this machine, such as a full disk
+            raise
+        raise UpstreamFailed(f"a file of {name} came with another size than the hub lists; run it again") from None
     except HTTPError as error:
         raise Unavailable(f"the hub does not answer or broke off ({type(error).__name__}); what has come stays: run it again") from None
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -119,6 +120,7 @@ class Lane:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._mean_s = 0.1
+        self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.busy_since: float | None = None
         self.longest_s = 0.0
 
@@ -174,6 +176,17 @@ class Lane:
                     self._preparing -= 1
                     self._count_waiting()
 
+    async def alone(self, work: Callable[[], T]) -> T:
+        """Run `work` on the device's thread as soon as no job is under way there, before those that wait. It counts nowhere."""
+        done: Future[T] = Future()
+        with self._change:
+            if self._closed:
+                raise Unavailable(f"the device {self.name} is shutting down")
+            self._start()
+            self._errands.append((work, done))
+            self._change.notify()
+        return await asyncio.wrap_future(done)
+
     def close(self, patience_s: float | None = None) -> bool:
         """Abandon all jobs and end the thread; waits for the piece of work that is under way, `patience_s` at most. Whether it ended."""
         with self._change:
@@ -181,6 +194,8 @@ class Lane:
             for ticket in (*self._queue, *([self._current] if self._current else [])):
                 ticket.abandon(self._clock())
                 ticket.end(Unavailable(f"the device {self.name} is shutting down"))
+            for _, done in self._errands:
+                done.cancel()
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
@@ -191,13 +206,29 @@ class Lane:
         with self._change:
             if self._closed:
                 raise Unavailable(f"the device {self.name} is shutting down")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
-                self._thread.start()
+            self._start()
             self._preparing -= 1
             self._queue.append(ticket)
             self._count_waiting()
             self._change.notify()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
+            self._thread.start()
+
+    def _run_errands(self) -> None:
+        """On the device's thread, while no job is under way."""
+        while self._errands:
+            work, done = self._errands.popleft()
+            if not done.set_running_or_notify_cancel():
+                continue
+            self._begin_piece()
+            try:
+                done.set_result(work())
+            except BaseException as error:  # outermost: the lane outlives it, and whoever waits gets it
+                done.set_exception(error)
+            self._end_piece()
 
     def _abandon(self, ticket: Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
@@ -229,9 +260,12 @@ class Lane:
 
     def _work(self) -> None:
         while True:
+            self._run_errands()
             with self._change:
-                while not self._queue and not self._closed:
+                while not self._queue and not self._closed and not self._errands:
                     self._change.wait()
+                if self._errands and not self._closed:
+                    continue
                 if self._closed:
                     return
                 self._current = ticket = self._queue.popleft()
@@ -259,7 +293,8 @@ class Lane:
         """Run one job to its end; how it ended, by the counter's name, and the error to pass on."""
 
         def stopped() -> bool:
-            self._begin_piece()
+            if self._current is ticket:  # a library's thread may ask once more when the job is over
+                self._begin_piece()
             return ticket.abandoned.is_set()
 
         try:

@@ -20,7 +20,7 @@ from sensorium.errors import SettingsError, UpstreamFailed
 __all__ = ["Plan", "find", "look", "plan", "pull", "readable"]
 
 INSTALL = 'pip install "sensorium[torch]"'
-PART = ".part"
+PART, LOCK = ".part", ".sensorium-pull.lock"
 TOKENIZER = (
     r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt|tekken\.json"
     r"|(?:tokenizer|spiece|sentencepiece)[a-z.]*\.model"
@@ -65,13 +65,14 @@ class Plan:
 
 def look(model_id: str, revision: str | None, home: Path) -> Plan:
     """Ask the hub and hold the folder against it. Raises SensoriumError."""
-    folder = folder_of(model_id, home)
+    folder_of(model_id, home)  # refuses what is no name before anybody is asked
     try:
         # Start-up cost: the library is an extra, and slow to import.
         from sensorium.engines import hugging_face
     except ImportError as error:
         raise SettingsError([f"sensorium pull needs huggingface_hub, which is not installed ({error}); run: {INSTALL}"]) from None
-    return plan(hugging_face.look(model_id, revision), folder)
+    repository = hugging_face.look(model_id, revision)
+    return plan(repository, folder_of(repository.name, home))
 
 
 def plan(repository: Repository, folder: Path) -> Plan:
@@ -97,13 +98,21 @@ def pull(chosen: Plan, now: datetime, tell: Callable[[str], None], *, trusting: 
     """Fetch what is missing, check everything, write the record. To be called once the licence has been agreed to, at `now`.
 
     Files that are there are read and compared with what the hub lists; `trusting` leaves out those that the record has as checked. A file
-    that differs is deleted. Raises SettingsError when the disk is too small, UpstreamFailed for files that differ.
+    that differs is deleted. Raises SettingsError when the disk is too small, UpstreamFailed for files that differ, Busy while another
+    pull into the same folder is under way.
     """
+    # Start-up cost: the library is an extra, and slow to import.
+    from sensorium.engines import hugging_face
+
     _make_room(chosen)
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    former = chosen.former.files if chosen.former else {}
+    with hugging_face.alone(chosen.folder / LOCK):
+        _pull(chosen, now, tell, trusting)
+
+
+def _pull(chosen: Plan, now: datetime, tell: Callable[[str], None], trusting: bool) -> None:
+    repository, former = chosen.repository, chosen.former.files if chosen.former else {}
     acknowledged = chosen.former.acknowledged_at if chosen.former and chosen.acknowledged else now.isoformat(timespec="seconds")
-    repository = chosen.repository
     record = Record(
         repository=repository.name, revision=repository.commit, licence=repository.licence, acknowledged_at=acknowledged, files=former
     )

@@ -10,6 +10,7 @@ Models that take long to load are loaded behind an open door, which tells how fa
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -28,6 +29,7 @@ from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.hosted import Hosted
 from sensorium.engines.loading import Loading
 from sensorium.engines.orders import Orders
+from sensorium.engines.watchdog import Watchdog
 from sensorium.errors import SensoriumError, SettingsError
 from sensorium.webserver import Server
 
@@ -36,6 +38,7 @@ PULSE_S: Final = 1.0
 STDIN, STDOUT, STDERR = 0, 1, 2
 UNUSABLE: Final = 78  # exit code: starting again will not help
 BROKEN: Final = 70  # exit code: it may
+LET_GO: Final = 75  # the same, and what ran was not wanted any more: calls that waited behind it are not to blame
 Report = Callable[[dict[str, Any]], None]
 log = logging.getLogger("sensorium.engine")
 
@@ -63,6 +66,7 @@ class Process:
         self._code = 0
         self.interrupted, self.clean = False, True
         self.hosted: list[Hosted] = []
+        self._behind: threading.Thread | None = None
 
     def run(self, listener: socket.socket) -> int:
         """Load, serve calls on `listener` until told to stop, and close; the exit code."""
@@ -71,13 +75,13 @@ class Process:
         except SettingsError as error:
             return self._fail(error.problems, UNUSABLE)
         self.hosted = loading.hosted
-        if loading.quick and not self._loaded(loading):
+        if loading.quick and not self._loaded(loading, None):
             return self._code
-        server = Server(self._configured(loading), self._ready if loading.quick else lambda: behind.start())
-        behind = threading.Thread(target=self._behind, args=(loading, server), name="loading", daemon=True)
+        server = Server(self._configured(loading), self._ready if loading.quick else lambda: self._begin(loading, server))
+        Watchdog(lambda: loading.lanes, self._orders.hang_s, lambda reason: self._give_up(reason, loading)).start()
         server.run(sockets=[listener])
         self.interrupted = server.interrupted
-        self.clean = loading.close(GRACE_S) and not behind.is_alive()
+        self.clean = loading.close(GRACE_S) and not (self._behind and self._behind.is_alive())
         return self._code
 
     def _configured(self, loading: Loading) -> uvicorn.Config:
@@ -95,16 +99,28 @@ class Process:
             timeout_keep_alive=75,
         )
 
-    def _behind(self, loading: Loading, server: Server) -> None:
+    def _begin(self, loading: Loading, server: Server) -> None:
         """Load while calls are answered already, and stop the server when that fails."""
-        if self._loaded(loading):
-            self._ready()
-        else:
-            server.should_exit = True
+        loop = asyncio.get_running_loop()
 
-    def _loaded(self, loading: Loading) -> bool:
+        def behind() -> None:
+            if self._loaded(loading, loop):
+                self._ready()
+            else:
+                server.should_exit = True
+
+        self._behind = threading.Thread(target=behind, name="loading", daemon=True)
+        self._behind.start()
+
+    def _give_up(self, reason: str, loading: Loading) -> None:
+        """A device is stuck, and with it the thread that would have to end."""
+        self._report({"event": "failed", "problems": [reason]})
+        unwanted = any(lane.abandoned_since is not None for lane in loading.lanes)
+        leave(LET_GO if unwanted else BROKEN, clean=False)
+
+    def _loaded(self, loading: Loading, loop: asyncio.AbstractEventLoop | None) -> bool:
         try:
-            loading.run()
+            loading.run(loop)
         except SettingsError as error:
             self._fail(error.problems, UNUSABLE)
         except SensoriumError as error:

@@ -19,18 +19,29 @@ log = logging.getLogger("sensorium.engine")
 
 
 class SharedLane(Lane):
-    """The lane of a batch. `close` ends answers that are in the making."""
+    """The lane of a batch. `close` ends answers that are in the making.
 
-    def __init__(self, name: str, batch: Batch, limit: int = 32) -> None:
+    `batch` may come and go, as its model does, while no job is under way; there is one whenever a job is queued.
+    """
+
+    def __init__(self, name: str, batch: Batch | None, limit: int = 32) -> None:
         super().__init__(name, limit)
-        self._batch = batch
+        self.batch = batch
         self._served: dict[Answering, tuple[Ticket, float]] = {}
+
+    @property
+    def _batch(self) -> Batch:
+        assert self.batch is not None
+        return self.batch
 
     def _work(self) -> None:
         while self._wait():
             self._leave()
-            self._admit()
-            if self._batch.active:
+            if not self._served:
+                self._run_errands()
+            if self.batch is not None:
+                self._admit()
+            if self._served:
                 self._tick()
         for answering in [*self._served]:
             self._end(answering, "cancelled", Unavailable(f"the device {self.name} is shutting down"))
@@ -38,7 +49,7 @@ class SharedLane(Lane):
     def _wait(self) -> bool:
         """Sleep while there is nothing to do; False when the lane is closed."""
         with self._change:
-            while not (self._queue or self._served or self._closed):
+            while not (self._queue or self._served or self._errands or self._closed):
                 self._change.wait()
             return not self._closed
 
@@ -107,5 +118,5 @@ class SharedLane(Lane):
         return [ticket for ticket, _ in [*self._served.values()]]
 
     def _patience(self) -> float:
-        rounds = (self.counters.waiting + 1) / self._batch.figures.slots
+        rounds = (self.counters.waiting + 1) / (self.batch.figures.slots if self.batch is not None else 1)
         return max(1.0, math.ceil(self._mean_s * rounds))

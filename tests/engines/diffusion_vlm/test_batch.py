@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sensorium.engines.diffusion_vlm.answering import Answering, Delta, Finished, Job
-from sensorium.engines.diffusion_vlm.ask import Ask
+from sensorium.engines.diffusion_vlm.ask import Ask, Picture
 from sensorium.engines.diffusion_vlm.batch import Batch
 from sensorium.engines.diffusion_vlm.config import VLMConfig, read_config
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
@@ -22,7 +22,14 @@ from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.errors import SensoriumError, Unavailable, UpstreamFailed
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 
-PICTURES = [np.random.default_rng(seed).normal(size=(3, 48, 40)).astype(np.float32) for seed in range(3)]
+
+def picture(seed: int, height: int = 48, width: int = 40) -> Picture:
+    """Pixels for a cell of 8."""
+    pixels = np.random.default_rng(seed).normal(size=(3, height, width)).astype(np.float32)
+    return Picture(pixels, bytes([seed]) * 16, height * width // 64)
+
+
+PICTURES = [picture(seed) for seed in range(3)]
 WORDS = ("what is this?", "the sign says", "a red cube on the table is a ball on a cube on the table?", "7" * 70)
 
 
@@ -46,11 +53,11 @@ def backend(folder: Path, config: VLMConfig, slots: int) -> NumpyBackend:
     return NumpyBackend(made._model, made._tower, slots)
 
 
-def ask(words: int, picture: int | None, **more: Any) -> Ask:
+def ask(words: int, shown: int | None, **more: Any) -> Ask:
     parts = [{"type": "text", "text": WORDS[words]}]
-    if picture is not None:
+    if shown is not None:
         parts.insert(0, {"type": "image"})
-    return Ask([{"role": "user", "content": parts}], [PICTURES[picture]] if picture is not None else [], **more)
+    return Ask([{"role": "user", "content": parts}], [PICTURES[shown]] if shown is not None else [], **more)
 
 
 asks = st.builds(
@@ -118,7 +125,7 @@ def test_a_batch_equals_its_singles(
 def test_a_picture_asked_about_again_is_neither_looked_at_nor_read_again(folder: Path, config: VLMConfig, alone: DiffusionVLM) -> None:
     counting = Counting(backend(folder, config, 3))
     batch = Batch(counting, config)
-    wide = np.random.default_rng(9).normal(size=(3, 48, 64)).astype(np.float32)
+    wide = picture(9, 48, 64)
     first, other = (replace(ask(words, None), max_tokens=8, mode="ar") for words in (0, 1))
     both = [replace(one, images=[wide], messages=with_picture(one)) for one in (first, other)]
     told = play(batch, [alone.prepare(question) for question in both], {})

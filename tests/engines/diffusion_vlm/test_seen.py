@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sensorium.engines.diffusion_vlm.answering import Picture
+from sensorium.engines.diffusion_vlm.ask import Picture
 from sensorium.engines.diffusion_vlm.seen import Seen
 
 

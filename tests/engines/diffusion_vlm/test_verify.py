@@ -413,6 +413,9 @@ def test_the_command_prints_a_table_and_ends_as_the_checks_did(tmp_path: Path, d
     assert command(str(tmp_path / "nothing")).returncode == 2
 
 
-def test_a_path_that_is_no_folder() -> None:
+def test_a_path_that_is_no_folder_or_another_kind(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a folder"):
         verify.verify(Path("nowhere"))
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(SettingsError, match="of diffusers"):
+        verify.verify(tmp_path)

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sensorium.engines.diffusion_vlm.ask import Ask
+from sensorium.engines.diffusion_vlm.ask import Ask, Picture
 from sensorium.engines.diffusion_vlm.decode import Decoding
 from sensorium.engines.diffusion_vlm.grammar import Grammar
 from sensorium.engines.diffusion_vlm.prompt import Prompt
-from sensorium.engines.diffusion_vlm.rows import Answer, Floats, Ids, Row
+from sensorium.engines.diffusion_vlm.rows import Answer, Ids, Row
 from sensorium.engines.diffusion_vlm.schedule import Schedule
 from sensorium.engines.diffusion_vlm.text import StopStrings, TextStream
 
@@ -69,15 +69,6 @@ class Finished:
 
 
 Event = Delta | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture as the tower takes it, the digest of its pixels, and how many tokens it becomes."""
-
-    pixels: Floats
-    digest: bytes
-    cells: int
 
 
 @dataclass(frozen=True, slots=True)

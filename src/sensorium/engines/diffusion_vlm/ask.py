@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from sensorium.engines.diffusion_vlm.answer_schema import check_mode
 from sensorium.engines.diffusion_vlm.constrained import AT_ONCE, constrain, constrain_singly
 from sensorium.engines.diffusion_vlm.decode import Decoding, Program, autoregress, diffuse, speculate
-from sensorium.engines.diffusion_vlm.grammar import Grammar, check_mode
+from sensorium.engines.diffusion_vlm.grammar import Grammar
 from sensorium.engines.diffusion_vlm.rows import Floats
 from sensorium.engines.diffusion_vlm.schedule import BLOCK_LENGTH, MAX_TOKENS, STEPS, Schedule, make_schedule, number, whole_number
 from sensorium.errors import Unprocessable
@@ -21,6 +22,15 @@ HOTTEST = 2.0
 LARGEST_SEED = 2**63 - 1
 # Tokens in one forward up to which reading the weights, not arithmetic, is what takes time (an H100's ridge at bfloat16).
 RIDGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as the tower takes it, the digest of all that its pixels follow from, and how many tokens it becomes."""
+
+    pixels: Floats
+    digest: bytes
+    cells: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class Ask:
     """
 
     messages: Sequence[Mapping[str, Any]]
-    images: Sequence[Image.Image | Floats] = ()
+    images: Sequence[Image.Image | Picture] = ()
     max_tokens: int = 512
     steps: int | None = None
     block_length: int = 32

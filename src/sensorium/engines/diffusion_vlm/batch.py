@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.engines.diffusion_vlm.answering import Answering, Event, Finished, Job, Picture
-from sensorium.engines.diffusion_vlm.ask import LARGEST_SEED, chosen, program
+from sensorium.engines.diffusion_vlm.answering import Answering, Event, Finished, Job
+from sensorium.engines.diffusion_vlm.ask import LARGEST_SEED, Picture, chosen, program
 from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.decode import Counts, Decoding, Request
 from sensorium.engines.diffusion_vlm.rows import Answer, Backend, Ids, Row

@@ -6,25 +6,18 @@ Written without whitespace, but for one space after a comma or a colon where the
 from __future__ import annotations
 
 import json
-import math
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from sensorium.engines.diffusion_vlm.answer_schema import WHERE, refused, screen
 from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.rows import Bits
 from sensorium.errors import BadRequest
 
-WHERE = "response_format"
-LARGEST = 64 * 1024  # characters of a schema
-DEEPEST = 100  # llguidance reads 128
-LARGEST_MULTIPLE = 10_000  # `multipleOf` takes an automaton with a state per remainder
-KEPT = 32
 SEPARATORS = {"item_separator": ",[ ]?", "key_separator": ":[ ]?"}
 STRICT = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False, "json_allow_general_unicode_escapes": False}
 # A third or less of llguidance's own: a step stays in milliseconds, an answer's automaton in tens of megabytes.
@@ -47,7 +40,6 @@ class Grammars:
         """`special` ids leave no text: none of them but the config's ends is ever allowed."""
         self._tokenizer, self._config, self._special = tokenizer, config, special
         self._vocabulary: _Vocabulary | None = None
-        self._compiled: OrderedDict[str, Any] = OrderedDict()
 
     def compile(self, schema: str) -> Grammar:
         """The grammar of a schema's JSON text, at its beginning.
@@ -58,39 +50,33 @@ class Grammars:
         if self._vocabulary is None:
             self._vocabulary = _Vocabulary(self._tokenizer, self._config, self._special)
         vocabulary = self._vocabulary
-        if schema not in self._compiled:
-            screen(schema)
-            self._compiled[schema] = vocabulary.matcher(schema)
-            if len(self._compiled) > KEPT:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(schema)
-        matcher = self._compiled[schema]
-        return Grammar(matcher.deep_copy, vocabulary.text, vocabulary.ends)
+        screen(schema)
+        # Compiled anew for each answer, a matter of a millisecond: copies of a matcher share a lexer, whose limits one answer could use up.
+        return Grammar(vocabulary.matcher(schema), vocabulary.text, vocabulary.ends)
 
 
 class Grammar:
     """One answer's place in its grammar. Masks are words of 32 bits, the lowest bit first, as a row's `allowed` has them."""
 
-    def __init__(self, begin: Callable[[], Any], text: Bits, ends: frozenset[int]) -> None:
-        """`begin` gives a matcher that has read nothing; `text` has a bit for every id that may occur at all, `ends` not among them."""
+    def __init__(self, matcher: Any, text: Bits, ends: frozenset[int]) -> None:
+        """`matcher` has read nothing and is nobody else's; `text` has a bit for every id that may occur at all, `ends` not among them."""
         self.ends = ends
         self.ended = False
         self.somewhere: Bits = text | _bits(ends, len(text))
-        self._begin, self._matcher = begin, begin()
-        self._taken: list[int] = []
+        self._matcher = matcher
         self._now: Bits | None = None
 
     def allowed(self) -> Bits:
         """The ids [words] that may come next: text that leads to an answer which fits, and the ends once it does. Never empty.
 
-        Raises BadRequest when the schema turns out to be too much for the limits here, ValueError after the end.
+        Raises BadRequest when the schema turns out to be too much for the limits here or to lead nowhere, ValueError after the end.
         """
         if self.ended:
             raise ValueError("nothing may follow the end of an answer")
         if self._now is None:
-            self._now = self._mask()
+            self._now = self._mask(self._matcher)
             if self._now is None:
-                raise _too_much(self._matcher)
+                raise _stuck(self._matcher)
         return self._now
 
     def path(self, tokens: Sequence[int]) -> tuple[int, Bits]:
@@ -121,32 +107,27 @@ class Grammar:
             if token in self.ends:
                 self.ended = True
             elif not self._matcher.consume_token(token):
-                raise _too_much(self._matcher)
-            self._taken.append(token)
+                raise _stuck(self._matcher)
             self._now = None
 
     def _explore(self, choose: Callable[[Bits], int | None]) -> tuple[list[int], list[Bits]]:
-        """Go on while `choose` takes a token out of the mask and no end is met, then come back: the tokens, the masks around them."""
-        went: list[int] = []
-        masks = [self.allowed()]
-        stuck = False
-        while not stuck and (token := choose(masks[-1])) is not None and token not in self.ends:
-            mask = self._mask() if self._matcher.consume_token(token) else None
+        """Go on while `choose` takes a token out of the mask and neither an end nor a limit is met: the tokens, the masks around them.
+
+        On a copy: the library's way back leaves traces of where it was.
+        """
+        went, masks, ahead = list[int](), [self.allowed()], self._matcher.deep_copy()
+        while (token := choose(masks[-1])) is not None and token not in self.ends:
+            mask = self._mask(ahead) if ahead.consume_token(token) else None
             if mask is None:
-                stuck = True
-            else:
-                went.append(token)
-                masks.append(mask)
-        if stuck or not self._matcher.rollback(len(went)):
-            # An error stays in a matcher for ever, and the answer need not come this way.
-            self._matcher = self._begin()
-            self._matcher.consume_tokens(self._taken)
+                break
+            went.append(token)
+            masks.append(mask)
         return went, masks
 
-    def _mask(self) -> Bits | None:
-        """What the matcher allows, but for ids that are no text; None when it has met its limits or nothing is left."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), "<u4", len(self.somewhere)) & self.somewhere
-        return mask if mask.any() and not self._matcher.is_error() else None
+    def _mask(self, matcher: Any) -> Bits | None:
+        """What a matcher allows, but for ids that are no text; None when it has met its limits or nothing is left."""
+        mask = np.frombuffer(matcher.compute_bitmask(), "<u4", len(self.somewhere)) & self.somewhere
+        return mask if mask.any() and not matcher.is_error() else None
 
 
 class _Vocabulary:
@@ -192,58 +173,6 @@ class _Vocabulary:
         return matcher
 
 
-def check_mode(mode: str, schema: str | None) -> None:
-    """Raises BadRequest when a mode cannot hold answers to a schema: blocks that are unmasked in any order follow no grammar."""
-    if schema is not None and mode == "diffusion":
-        raise BadRequest(
-            f"mode diffusion cannot hold an answer to {WHERE}: it writes a block's tokens in any order",
-            param="mode",
-            hint="leave mode out, or send linear or ar",
-        )
-
-
-def screen(schema: str) -> None:
-    """Refuse by size and shape what would take the compiler too long. Raises BadRequest."""
-    if len(schema) > LARGEST:
-        raise refused(f"it has {len(schema)} characters, at most {LARGEST} are read")
-    try:
-        value = json.loads(schema, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise refused(f"it is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise refused("it is not an object")
-    if "x-guidance" in value:
-        raise refused("x-guidance is not taken from callers")
-    divisors = [Decimal(str(one)) for one in _multiples(value)]
-    places = max((-int(one.as_tuple().exponent) for one in divisors), default=0)
-    if places > 9 or any(one > LARGEST_MULTIPLE for one in divisors) or math.lcm(*_whole(divisors, places)) > LARGEST_MULTIPLE:
-        raise refused(f"the least common multiple of all multipleOf, without their point, is above {LARGEST_MULTIPLE}")
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _multiples(schema: dict[str, Any]) -> Iterator[int | float]:
-    """The positive numbers under the key multipleOf, anywhere."""
-    level: list[Any] = [schema]
-    for _ in range(DEEPEST):
-        if not level:
-            return
-        inner: list[Any] = []
-        for value in level:
-            number: Any = value.get("multipleOf") if isinstance(value, dict) else None
-            if type(number) in (int, float) and number > 0:
-                yield number
-            inner += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        level = inner
-    raise refused(f"it is nested more than {DEEPEST} deep")
-
-
-def _whole(divisors: Sequence[Decimal], places: int) -> list[int]:
-    return [int(one.scaleb(max(places, 0))) for one in divisors]
-
-
 def _described(tokenizer: Tokenizer, special: frozenset[int]) -> str:
     """tokenizer.json with other names for the special ids. Raises ValueError for another model than byte pairs.
 
@@ -286,11 +215,6 @@ def _only(mask: Bits) -> int | None:
     return int(words[0]) * 32 + word.bit_length() - 1 if len(words) == 1 and word.bit_count() == 1 else None
 
 
-def refused(reason: str) -> BadRequest:
-    """The error for a schema that is not taken, with the reason in one line."""
-    return BadRequest(f"the schema in {WHERE} cannot be used: {' '.join(reason.split()):.300}", param=WHERE)
-
-
 def _cannot_write(reason: str) -> BadRequest:
     return BadRequest(
         f"this model's vocabulary cannot write every JSON text, so its answers cannot be held to {WHERE}: {reason:.200}",
@@ -299,6 +223,7 @@ def _cannot_write(reason: str) -> BadRequest:
     )
 
 
-def _too_much(matcher: Any) -> BadRequest:
+def _stuck(matcher: Any) -> BadRequest:
+    """The error for a place where a schema is too complex for the limits here, or where nothing fits it."""
     reason = " ".join(matcher.get_error().split()) or "no token can go on"
-    return BadRequest(f"the schema in {WHERE} became too complex while the answer was written: {reason:.300}", param=WHERE)
+    return BadRequest(f"the schema in {WHERE} cannot be followed to the end of this answer: {reason:.300}", param=WHERE)

@@ -29,11 +29,14 @@ REDUCING_GAP = 3
 
 def see(picture: Image.Image, config: VLMConfig, side: SideConfig) -> FloatArray:
     """Any PIL picture -> normalised pixels for the tower. Raises InvalidImage as `to_rgb` does."""
+    return preprocess(taken_in(picture, side), config, side)
+
+
+def taken_in(picture: Image.Image, side: SideConfig) -> ByteArray:
+    """Any PIL picture as what all of its pixels follow from: RGB, reduced where a checkpoint's rule allows that. Raises InvalidImage."""
     factor = reduction(picture.size, side)
     rgb = to_rgb(picture, factor)
-    if factor > 1:
-        rgb = fit_square(rgb, side.longest_side, (picture.height / factor, picture.width / factor))
-    return preprocess(rgb, config, side)
+    return fit_square(rgb, side.longest_side, (picture.height / factor, picture.width / factor)) if factor > 1 else rgb
 
 
 def reduction(size: tuple[int, int], side: SideConfig) -> int:
@@ -51,10 +54,21 @@ def preprocess(picture: ByteArray, config: VLMConfig, side: SideConfig) -> Float
     if side.fit == "square":
         picture = fit_square(picture, side.longest_side)
     rows, columns = grid(picture.shape[0], picture.shape[1], config.cell, side.longest_side)
-    resized = resize_cubic(picture, rows * config.cell, columns * config.cell)
-    resized *= (1 / (255 * STD)).astype(np.float32)
-    resized += (-MEAN / STD).astype(np.float32)
-    return np.ascontiguousarray(resized.transpose(2, 0, 1))
+    height, width = rows * config.cell, columns * config.cell
+    if picture.shape[:2] == (height, width):
+        return np.stack([NORMALISED[channel][picture[..., channel]] for channel in range(3)])
+    return np.ascontiguousarray(normalise(resize_cubic(picture, height, width)).transpose(2, 0, 1))
+
+
+def normalise(values: FloatArray) -> FloatArray:
+    """0..255 [..., 3] -> what the tower was trained on, in place."""
+    values *= (1 / (255 * STD)).astype(np.float32)
+    values += (-MEAN / STD).astype(np.float32)
+    return values
+
+
+# Of every byte, by channel: a picture that need not be resized is looked up.
+NORMALISED = normalise(np.repeat(np.arange(256, dtype=np.float32)[:, None], 3, axis=1)).T.copy()
 
 
 def grid(height: int, width: int, cell: int, longest_side: int) -> tuple[int, int]:
@@ -75,6 +89,8 @@ def to_rgb(picture: Image.Image, factor: int = 1) -> ByteArray:
     if 0 in picture.size:
         raise InvalidImage(f"the picture is empty: {width} x {height} pixels")
     picture.load()
+    if factor == 1 and picture.mode == "RGB" and not picture.has_transparency_data:
+        return np.asarray(picture)
     rgb = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
     for box in tiles(width, height, factor):
         tile = _converted(picture.crop(box))

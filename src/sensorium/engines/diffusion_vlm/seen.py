@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from sensorium.engines.diffusion_vlm.answering import Picture
+from sensorium.engines.diffusion_vlm.ask import Picture
 
 CELLS = 32 * 1024  # of the 8B model's projector rows: 270 MB in 16 bits
 

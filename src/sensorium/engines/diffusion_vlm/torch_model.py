@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -23,7 +22,7 @@ from sensorium.engines.diffusion_vlm.torch_adapter import Adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT, hidden_bias, parts_of, split_bias
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH, Place, Sizes, Taken, layer, make_tables, normalise, take_blocks
 from sensorium.engines.diffusion_vlm.torch_programs import Inputs, Program, Record, Recorder
-from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, logits_of
+from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, even_head, logits_of
 from sensorium.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,6 @@ FEW_BLOCKS = 64
 """Blocks of queries and key heads up to which a GPU is half idle in attention, so that splitting the keys is worth a measurement."""
 QUERY_BLOCK = 64
 COMPILED_SHAPES = 64
-BIAS_UNIT = 16
 RETRY_AFTER_S = 5.0
 
 
@@ -78,7 +76,8 @@ class TorchModel:
             self.embeddings = taken.one("encoder.embed_tokens")
             self.gain = taken.one("encoder.norm")
             self.blocks = take_blocks(config, taken, adapter, device, dtype)
-            self._select = Selection(taken.one("diffusion_head"), config.mask if ban_mask else None, not float32_confidence)
+            banned = config.mask if ban_mask else None
+            self._select = Selection(even_head(taken.one("diffusion_head")), config.vocab, banned, not float32_confidence)
             positions = self.slot_positions(length)
             self.limits = Limits(slots, positions - SCRATCH, adapter is not None)
             self.tables = make_tables(config, positions - SCRATCH, device)
@@ -116,7 +115,7 @@ class TorchModel:
         """float32 logits of the row's positions [n, vocab], or of the last one only; writes the row's keys and values."""
         self._check([row])
         with self._computing():
-            return logits_of(self._alone(row), self._select.head)
+            return logits_of(self._alone(row), self._select.head)[:, : self.config.vocab]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
@@ -206,7 +205,7 @@ class TorchModel:
         x = self._alone(row)
         allowed, draws = None, None
         if row.allowed is not None:
-            allowed = self._sent(row.allowed.astype("<u4").view("u1"))
+            allowed = self._moved(torch.from_numpy(row.allowed.astype("<u4").view("u1")))
         if row.temperature > 0:
             stop = row.start + row.causal + len(row.tokens)
             position = torch.arange(stop - len(x), stop, device=self.device)
@@ -218,15 +217,12 @@ class TorchModel:
         """One row in its slot's view, without padding: normed states [n, hidden], or of the last position only."""
         count = len(row.tokens)
         stop = row.start + count
-        x = F.embedding(self._sent(np.asarray(row.tokens, np.int64)), self.embeddings)
-        if row.features is not None:
-            x[self._sent(np.asarray(row.features.at, np.int64))] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+        x = self._embedded(row)
         at = torch.arange(row.start, stop, device=self.device)[None]
-        bias = None
+        keys, bias = stop, None
         if row.causal and count > 1:
-            # Attention takes biases of such lengths only; others it would copy, once for each layer. What is added is hidden.
-            stop = -(-stop // BIAS_UNIT) * BIAS_UNIT
-            visible = torch.arange(stop, device=self.device) <= at[..., None]
+            keys = -(-stop // PART_UNIT) * PART_UNIT  # kernels want a bias of even width; what is beyond `stop` is hidden by it
+            visible = torch.arange(keys, device=self.device) <= at[..., None]
             bias = hidden_bias(visible, self._sizes.heads // self._sizes.kv_heads, self.dtype)
         drafting = row.draft and self.limits.adapter
         place = Place(
@@ -236,14 +232,21 @@ class TorchModel:
             bias,
             torch.ones((1, 1, 1), dtype=self.dtype, device=self.device) if drafting else None,
         )
-        cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + stop]
+        cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + keys]
         x = self._states(x[None], cache, place)[0]
         return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
 
-    def _sent(self, numbers: Any) -> torch.Tensor:
-        """Whole numbers on the device, without waiting for what it is doing."""
-        found = torch.from_numpy(numbers)
-        return found.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else found.to(self.device)
+    def _embedded(self, row: Row) -> torch.Tensor:
+        """The embeddings of a row's tokens [n, hidden], the features in their places."""
+        x = F.embedding(self._moved(torch.tensor(row.tokens)), self.embeddings)
+        if row.features is not None:
+            at = self._moved(torch.tensor(list(row.features.at), dtype=torch.int64))
+            x[at] = torch.as_tensor(row.features.rows, device=self.device).to(x.dtype)
+        return x
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the host on the device, without waiting for what it is doing."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values.to(self.device)
 
     def _program(self, bucket: Bucket) -> Program:
         """The program of a bucket, made when it is first asked for."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from sensorium.engines.diffusion_vlm.noise import bits
 
+EVEN = 32
 POSITIONS = 256
 """Positions whose logits exist at once: enough that the head's matrix is not read more often than computing takes."""
 
@@ -31,9 +32,10 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The head [vocab, hidden] and the rules: `banned` is never the best, `rounded` takes confidences in bfloat16."""
+    """The head, as `even_head` makes it, and the rules: `banned` is never the best, `rounded` takes confidences in bfloat16."""
 
     head: torch.Tensor
+    vocab: int
     banned: int | None
     rounded: bool
 
@@ -58,7 +60,9 @@ class Selection:
         return torch.cat(best), torch.cat(confidence)
 
     def best(self, logits: torch.Tensor, allowed: torch.Tensor | None, draws: Draws | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same from logits [n, vocab], which are overwritten. Ties go to the lowest id, confidences are free of noise."""
+        """The same from logits [n, all of the head], which are overwritten. Ties go to the lowest id, confidences are free of noise."""
+        if logits.shape[1] > self.vocab:
+            logits[:, self.vocab :] = -torch.inf
         if self.banned is not None:
             logits[:, self.banned] = -torch.inf
         if allowed is not None:
@@ -71,8 +75,16 @@ class Selection:
         return best[:, 0], confidence.bfloat16().float() if self.rounded else confidence
 
 
+def even_head(head: torch.Tensor) -> torch.Tensor:
+    """The head [vocab, hidden] with lines of zeros up to a multiple of 32: products of odd widths are much slower on GPUs."""
+    return F.pad(head, (0, 0, 0, -len(head) % EVEN))
+
+
 def logits_of(x: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """float32 logits [n, vocab]; on a CUDA device straight from the product's float32 sums, elsewhere rounded to the dtype of `x` first."""
+    """float32 logits [n, lines of the head].
+
+    On a CUDA device straight from the product's float32 sums, elsewhere rounded to the dtype of `x` first.
+    """
     if x.is_cuda and x.dtype != torch.float32:
         return torch.mm(x, head.T, out_dtype=torch.float32)
     return F.linear(x, head).float()

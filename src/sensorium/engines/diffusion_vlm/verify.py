@@ -36,10 +36,12 @@ def verify(folder: Path, *, dumps: Path | None = None, device: str = "auto", dty
     """All checks of a checkpoint folder, with `dumps` those against golden dumps too.
 
     `device` "none" loads no weights, "numpy" is the engine of a default install, "auto" takes it for small checkpoints and torch for
-    others. Raises SettingsError when the folder is none.
+    others. Raises SettingsError when the folder is none, or of another kind.
     """
     if not folder.is_dir():
         raise SettingsError([f"{folder} is not a folder"])
+    if (folder / "model_index.json").is_file():
+        raise SettingsError([f"{folder} is a checkpoint of diffusers; examined are diffusion VLMs"])
     report, folder = Report(), folder.resolve()
     parts = _files(report, folder)
     loaded = verify_model.NAMES if dumps is None else (*verify_model.NAMES, GOLDEN)

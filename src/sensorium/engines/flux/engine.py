@@ -60,7 +60,7 @@ class Flux:
             raise SettingsError([f"{path.name}: {problem}" for problem in problems])
         dtype = devices.dtype(order.dtype, device)
         pipeline = loading.load(checkpoint, order, device, dtype, progress)
-        working = loading.WORKING_BYTES if device.type == "cuda" else 0
+        working = fitting.WORKING_BYTES if device.type == "cuda" else 0
         size = loading.weight_bytes(pipeline, order.offload) + working
         model = cls(order.name or path.name, checkpoint.rules, pipeline, device, size)
         if device.type == "cuda":

@@ -1,15 +1,22 @@
-"""Which of FLUX's settings go together, on which devices, and what they need installed. It knows no torch."""
+"""Which of FLUX's settings go together, on which devices, what they need installed, and what memory. It knows no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Final
 
+from sensorium.engines.flux.folder import Weights
 from sensorium.engines.orders import ModelOrder
 
 INSTALL: Final = "pip install 'sensorium[diffusers]'"
 NEEDED: Final = ("diffusers", "transformers", "safetensors", "tokenizers")
+WORKING_BYTES: Final = 4 << 30
+"""What drawing itself takes on a GPU beside the weights, at the largest size: an estimate, nearly all of it the autoencoder's."""
+_BOTH: Final = ("transformer", "text_encoder_2")
+QUANTISED: Final = {"none": (), "fp8": ("transformer",), "int8": _BOTH, "nf4": _BOTH}
+STORED: Final = {"fp8": 1.0, "int8": 1.0, "nf4": 0.5625}  # bytes of a number; nf4 has a scale of four bytes for every 64
+UNTOUCHED: Final = {"fp8": 0.273, "int8": 0.0, "nf4": 0.0}  # the share of modulation layers, which fp8 leaves as they are
 QUANTISERS: Final = {"int8": "torchao", "nf4": "bitsandbytes"}
 
 
@@ -48,3 +55,17 @@ def conflicts(order: ModelOrder, device: str) -> list[str]:
     if order.compile and device == "cuda" and order.quant == "fp8":
         found.append("compile is on, but quant fp8 widens weights in the middle of what is compiled; set compile to false, or use int8")
     return found
+
+
+def expected_bytes(weights: Mapping[str, Weights], order: ModelOrder, device: str, item: int) -> int:
+    """An estimate, before loading, of what a model takes on this kind of device where a plain number takes `item` bytes."""
+    each = dict.fromkeys(weights, float(item))
+    for name in QUANTISED[order.quant]:
+        each[name] = UNTOUCHED[order.quant] * item + (1 - UNTOUCHED[order.quant]) * STORED[order.quant]
+    working = WORKING_BYTES if device == "cuda" else 0
+    if order.offload == "none":
+        return working + round(sum(part.numbers * each[name] for name, part in weights.items()))
+    if order.offload == "model":
+        return working + round(max(part.numbers * each[name] for name, part in weights.items()))
+    # One layer at a time; with `group` the next one comes while this one is used.
+    return working + round(max(part.largest * each[name] for name, part in weights.items()) * (2 if order.offload == "group" else 1))

@@ -6,6 +6,8 @@ The classes are held against a list because diffusers imports whatever module `m
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +31,31 @@ JOINTS: Final = (
     ("pooled_projection_dim", ("text_encoder", "hidden_size"), 1),
     ("in_channels", ("vae", "latent_channels"), 4),  # two by two latents to a token
 )
+HEADER_MOST: Final = 100 * 1024 * 1024  # bytes, as safetensors itself has it
 SCHEDULER: Final = "FlowMatchEulerDiscreteScheduler"
 ABSENT: Final = ("image_encoder", "feature_extractor")
 INDEX_CLASS: Final = "FluxPipeline"
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """A component's weights as their headers tell: bytes on disk, how many numbers, and how many of them in the largest tensor."""
+
+    size: int = 0
+    numbers: int = 0
+    largest: int = 0
+
+    def __add__(self, other: Weights) -> Weights:
+        return Weights(self.size + other.size, self.numbers + other.numbers, max(self.largest, other.largest))
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a folder holds. `sizes` are the bytes of each model's weights on disk."""
+    """What a folder holds; `weights` by component."""
 
     path: Path
     rules: Rules
-    sizes: Mapping[str, int]
+    weights: Mapping[str, Weights]
 
 
 def read(path: Path) -> Checkpoint:
@@ -51,14 +66,14 @@ def read(path: Path) -> Checkpoint:
         found.index(index)
     configs = {name: found.json(f"{name}/config.json") for name in MODELS}
     schedule = found.json("scheduler/scheduler_config.json")
-    sizes = {name: found.weights(name, stem) for name, (_, _, stem) in MODELS.items()}
+    weights = {name: found.weights(name, stem) for name, (_, _, stem) in MODELS.items()}
     for name, (_, files) in TOKENIZERS.items():
         found.any_of(name, files)
     found.widths(configs)
     rules = None if schedule is None else found.rules(configs["transformer"], configs["vae"], schedule)
     if found.problems or rules is None:
         raise SettingsError(found.problems)
-    return Checkpoint(path, rules, sizes)
+    return Checkpoint(path, rules, weights)
 
 
 class _Look:
@@ -109,25 +124,39 @@ class _Look:
             if not isinstance(given, int) or transformer.get(wide) != given * times:
                 self.blame(f"transformer: {wide} is {transformer.get(wide)!r}, which does not go with {gives} {given!r} of {name}")
 
-    def weights(self, name: str, stem: str) -> int:
-        """The bytes of a model's safetensors file, or of the shards that its index names."""
-        folder, index = self._path / name, f"{name}/{stem}.safetensors.index.json"
-        if (folder / f"{stem}.safetensors").is_file():
-            return (folder / f"{stem}.safetensors").stat().st_size
+    def weights(self, name: str, stem: str) -> Weights:
+        """A model's safetensors file, or the shards that its index names."""
+        index = f"{name}/{stem}.safetensors.index.json"
+        if (self._path / name / f"{stem}.safetensors").is_file():
+            return self._file(f"{name}/{stem}.safetensors")
         if not (self._path / index).is_file():
             self.blame(f"{name}/{stem}.safetensors is missing (weights in another format are not loaded)")
-            return 0
+            return Weights()
         shards = (self.json(index) or {}).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards.values()):
             self.blame(f"{index}: weight_map must map tensors to files beside it")
-            return 0
-        size = 0
-        for shard in sorted(set(shards.values())):
-            try:
-                size += (folder / shard).stat().st_size
-            except OSError:
-                self.blame(f"{name}/{shard} is missing, which {stem}.safetensors.index.json names")
-        return size
+            return Weights()
+        return sum((self._file(f"{name}/{shard}") for shard in sorted(set(shards.values()))), Weights())
+
+    def _file(self, name: str) -> Weights:
+        """One file by its header, which also tells where the file must end."""
+        try:
+            with (self._path / name).open("rb") as opened:
+                length = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(min(length, HEADER_MOST)))
+                size = opened.seek(0, os.SEEK_END)
+            entries = [entry for tensor, entry in header.items() if tensor != "__metadata__"]
+            counts = [math.prod(entry["shape"]) for entry in entries]
+            end = 8 + length + max(entry["data_offsets"][1] for entry in entries)
+        except FileNotFoundError:
+            self.blame(f"{name} is missing, which the index beside it names")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.blame(f"{name} is no readable safetensors file")
+        else:
+            if end == size:
+                return Weights(size, sum(counts), max(counts))
+            self.blame(f"{name} has {size} bytes, but its header tells of {end}: it was cut short or not downloaded to its end")
+        return Weights()
 
     def any_of(self, name: str, files: tuple[str, ...]) -> None:
         if not any((self._path / name / file).is_file() for file in files):

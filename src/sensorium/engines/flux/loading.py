@@ -17,15 +17,13 @@ import diffusers
 import torch
 import transformers
 
+from sensorium.engines.flux.fitting import QUANTISED, QUANTISERS
 from sensorium.engines.flux.folder import Checkpoint
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError, Unavailable
 
-WORKING_BYTES: Final = 4 << 30
-"""What drawing itself takes on a GPU beside the weights, at the largest size: an estimate, nearly all of it the autoencoder's."""
 OUT_OF_MEMORY_S: Final = 30.0
 FULL: Final = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-QUANTISED: Final = ("transformer", "text_encoder_2")
 Progress = Callable[[int, int], None]
 log = logging.getLogger("sensorium.engine")
 
@@ -113,7 +111,7 @@ def _tensor_bytes(tensor: Any) -> int:
 
 
 def _parts(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, progress: Progress | None) -> dict[str, Any]:
-    path, done, of = checkpoint.path, 0, sum(checkpoint.sizes.values())
+    path, done, of = checkpoint.path, 0, sum(one.size for one in checkpoint.weights.values())
     parts: dict[str, Any] = {
         "scheduler": _read(diffusers.FlowMatchEulerDiscreteScheduler, checkpoint, "scheduler"),
         "tokenizer": _read(transformers.CLIPTokenizer, checkpoint, "tokenizer"),
@@ -126,13 +124,13 @@ def _parts(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, p
         "vae": diffusers.AutoencoderKL,
     }
     for name, kind in classes.items():
-        more = {"quantization_config": _quantisation(order, name, dtype)} if name in QUANTISED and order.quant in ("int8", "nf4") else {}
-        model, told = _read(kind, checkpoint, name, dtype=dtype, use_safetensors=True, output_loading_info=True, **more)
+        quantisation = _quantisation(order, name, dtype)
+        model, told = _read(kind, checkpoint, name, dtype=dtype, use_safetensors=True, output_loading_info=True, **quantisation)
         _refuse_gaps(f"{path.name}/{name}", told)
         if name == "transformer" and order.quant == "fp8":
             model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
         parts[name] = model.eval() if order.offload != "none" else model.eval().to(device)
-        done += checkpoint.sizes[name]
+        done += checkpoint.weights[name].size
         if progress is not None:
             progress(done, of)
     return parts
@@ -158,13 +156,17 @@ def _refuse_gaps(where: str, told: Any) -> None:
         raise SettingsError([f"{where}: weights are missing or of another shape than the config says: {', '.join(names[:8])}{more}"])
 
 
-def _quantisation(order: ModelOrder, name: str, dtype: Any) -> Any:
-    """The library's order for one component; transformers' class for its own model."""
+def _quantisation(order: ModelOrder, name: str, dtype: Any) -> dict[str, Any]:
+    """What the library is told of one component, by transformers' class for its own model; fp8 needs nothing while loading."""
+    if order.quant not in QUANTISERS or name not in QUANTISED[order.quant]:
+        return {}
     library = diffusers if name == "transformer" else transformers
     if order.quant == "nf4":
-        return library.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    torchao: Any = import_module("torchao.quantization")
-    return library.TorchAoConfig(torchao.Int8WeightOnlyConfig())
+        return {
+            "quantization_config": library.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        }
+    torchao: Any = import_module(f"{QUANTISERS[order.quant]}.quantization")
+    return {"quantization_config": library.TorchAoConfig(torchao.Int8WeightOnlyConfig())}
 
 
 def _place(pipeline: Any, order: ModelOrder, device: Any) -> None:
