@@ -28,7 +28,7 @@ from sensorium.engines.diffusion_vlm.rows import Features, Row
 from sensorium.engines.diffusion_vlm.torch_backend import TorchBackend, guarded
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.orders import ModelOrder
-from sensorium.errors import SettingsError, Unavailable
+from sensorium.errors import DeviceLost, SettingsError, Unavailable
 from tests.engines.diffusion_vlm.checkpoints import VARIANTS, encode, random_weights, write_checkpoint, write_safetensors
 
 CPU = torch.device("cpu")
@@ -303,6 +303,27 @@ def test_a_real_allocation_that_is_too_large() -> None:
 def test_other_failures_pass() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         guarded(CPU, "this", lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
+
+
+def test_a_fault_that_stays_is_told_apart_from_one_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells is whether the device does anything after it, not the words."""
+
+    def fault() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    gpu, dead = torch.device("cuda", 0), False
+
+    def wait(_: Any) -> None:
+        if dead:
+            raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.tensor(1))
+    with pytest.raises(RuntimeError, match="assert"):
+        guarded(gpu, "this", fault)
+    dead = True
+    with pytest.raises(DeviceLost, match=r"cuda:0 is lost .*\(CUDA error: device-side assert triggered\)"):
+        guarded(gpu, "this", fault)
 
 
 def test_a_picture_too_large_fails_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,15 @@ from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError, Unavailable
 
 RETRY_AFTER_S = 5.0
-FULL = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+FULL = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    # The driver and the libraries beside torch's own allocator.
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 Result = TypeVar("Result")
 
 
@@ -65,10 +73,14 @@ class TorchBackend:
             raise ValueError(f"positions up to {length} asked for, the cache holds {self.length}")
 
     def forward(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answer rows of different slots. Raises Unavailable (out_of_memory) when the device has no room for them."""
-        with torch_weights.current(self.device):
-            settled = [self._settled(row) for row in rows]
-        return guarded(self.device, "this call", lambda: self.model.forward(settled))
+        """Answer rows of different slots. Raises Unavailable (out_of_memory) when the device has no room for them, and DeviceLost."""
+
+        def forward() -> list[Answer]:
+            with torch_weights.current(self.device):
+                settled = [self._settled(row) for row in rows]
+            return self.model.forward(settled)
+
+        return guarded(self.device, "this call", forward)
 
     def features(self, pixels: Floats) -> Look:
         """Begin to look at a picture. Raises Unavailable (out_of_memory) when the device has no room for this one."""
@@ -76,7 +88,9 @@ class TorchBackend:
 
     def ready(self, features: Look | None) -> bool:
         """Whether a row with these features would not wait for them."""
-        return features is None or features.done is None or bool(features.done.query())
+        if features is None or features.done is None:
+            return True
+        return guarded(self.device, "a picture", lambda: bool(features.done.query()))
 
     def join(self, parts: Sequence[Look]) -> Look:
         """The rows of several pictures as one."""
@@ -86,7 +100,7 @@ class TorchBackend:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
-        self.model.copy(source, target, length)
+        guarded(self.device, "this call", lambda: self.model.copy(source, target, length))
 
     @property
     def numbers(self) -> str:
@@ -220,12 +234,14 @@ def fitting(folder: Path, order: ModelOrder, memory: int | None = None) -> Fit:
 
 
 def guarded(device: Any, what: str, work: Callable[[], Result]) -> Result:
-    """Do the work; when the device's memory is too small for it, free what it left and raise Unavailable."""
+    """Do the work. When the device's memory is too small for it, free what it left and raise Unavailable; when it is dead, DeviceLost."""
     try:
         return work()
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(said in str(error) for said in FULL):
-            raise
+        if not isinstance(error, torch.OutOfMemoryError):
+            devices.check_alive(device)
+            if not any(said in str(error) for said in FULL):
+                raise
     # Only here, with the error and the frames it kept alive gone, can memory go back to the device.
     if device.type == "cuda":
         synchronise(device)

@@ -120,6 +120,7 @@ class Flux:
         try:
             return self._attempt(resolved, stopped, tell)
         except RuntimeError as error:
+            devices.check_alive(self.device)
             full = loading.is_full(error)
             if not full and not loading.eager(self._pipeline):
                 raise
