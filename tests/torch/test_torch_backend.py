@@ -404,3 +404,13 @@ def test_a_picture_goes_its_own_way_until_a_row_needs_it(monkeypatch: pytest.Mon
     backend.forward([Row(slot, 0, [7, 7], True, features=features) for slot, features in enumerate(places)])
     assert cuda.log == [("main", "waits for looking"), ("main", "keeps 2")]
     assert seen[0].features is None and seen[1].features.rows.tolist() == [[2] * 3, [3] * 3] and seen[2].features.rows is plain
+
+
+def test_after_the_warm_up_answers_are_what_they_were(tiny: Path) -> None:
+    """It leaves nothing that a later answer would read, and counts as no picture."""
+    warm, plain = (torch_backend.load(tiny, order(tiny), together=True) for _ in range(2))
+    torch_backend.warm_up(warm)
+    assert warm.transfer_s == 0.0
+    row = Row(0, 0, [5, 6, 7], False)
+    (best, confidence), (right, sure) = warm.forward([row])[0], plain.forward([row])[0]
+    assert np.array_equal(best, right) and np.array_equal(confidence, sure)

@@ -6,20 +6,22 @@ It does not know decoding, text or which answer has which slot.
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from sensorium.engines import devices, torch_weights
-from sensorium.engines.diffusion_vlm.buckets import Limits, common_buckets
+from sensorium.engines.diffusion_vlm.buckets import LONGEST, common_buckets
 from sensorium.engines.diffusion_vlm.config import VLMConfig, read_config
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.room import CPU, GPU, TOWER, Room, choose_room, demand
-from sensorium.engines.diffusion_vlm.rows import Answer, Row
+from sensorium.engines.diffusion_vlm.rows import Answer, Features, Row
 from sensorium.engines.diffusion_vlm.torch_adapter import FOLDER, load_adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH
@@ -29,6 +31,7 @@ from sensorium.engines.diffusion_vlm.weights import CONVERSIONS, plan
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError, Unavailable
 
+log = logging.getLogger("sensorium.engine")
 RETRY_AFTER_S = 5.0
 FULL = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -193,11 +196,25 @@ def load(
             config, tensors, device=device, dtype=dtype, slots=room.slots, length=room.length, together=together,
             graphs=order.graphs, compile=order.compile, attention=order.attention, adapter=adapter,
         )  # fmt: skip
+        backend = TorchBackend(model, tower)
         if device.type == "cuda":
-            model.capture(common_buckets(Limits(room.slots, TorchModel.slot_positions(room.length) - SCRATCH)))
-        return TorchBackend(model, tower)
+            warm_up(backend)
+        return backend
 
     return guarded(device, f"the model {folder.name}", build)
+
+
+def warm_up(backend: TorchBackend) -> None:
+    """Have everything compiled, recorded and taken that ordinary calls need, before there are any: minutes the first time, then seconds."""
+    model, begun = backend.model, time.perf_counter()
+    model.capture(common_buckets(model.limits))
+    piece = Row(0, 0, [0] * min(LONGEST + 1, model.length), True, last=True)  # too long for a batch
+    backend.forward([piece])
+    cell = backend.tower.config.cell
+    look = backend.features(np.zeros((3, 2 * cell, 2 * cell), np.float32))
+    backend.forward([replace(piece, features=Features(range(len(look)), look))])
+    backend.transfer_s = 0.0
+    log.info("made ready on %s in %.0f s", backend.device, time.perf_counter() - begun)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,8 @@ class TorchModel:
         with self._computing():
             try:
                 for bucket in sorted(buckets, key=lambda bucket: bucket.rows * bucket.tokens * bucket.reach, reverse=True):
+                    if bucket not in self._programs and self._recorder is None:
+                        self._program(bucket).run(self._program(bucket).split)  # without rows, and so into scratch places
                     self._program(bucket)
                 return
             except torch.OutOfMemoryError:
