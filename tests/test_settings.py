@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from sensorium.errors import SettingsError
+from sensorium.exchange import is_loopback
 from sensorium.options import AudioSettings, HostedModel, Local, ProviderSettings, SecretRef, Server, VaultSettings
 from sensorium.options_engines import EngineModel, EngineSettings
 from sensorium.options_queue import Jobs
-from sensorium.settings import is_loopback, load, load_for_vault
+from sensorium.settings import load, load_for_vault
 
 EXAMPLE = Path(__file__).parent.parent / "sensorium.example.toml"
 

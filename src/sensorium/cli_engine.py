@@ -179,8 +179,8 @@ def _found(model: str, home: Path | None, environ: Mapping[str, str]) -> tuple[P
 
 
 def _token(environ: Mapping[str, str], variable: str, host: str) -> str:
-    # Start-up cost: as above.
-    from sensorium.settings import is_loopback
+    # Start-up cost: asyncio, which the other commands do without.
+    from sensorium.exchange import is_loopback
 
     token = environ.get(variable, "").strip()
     if not token and not is_loopback(host):

@@ -6,6 +6,7 @@ Hub and engine both stand on it. Everything that knows the transport is here; it
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, MutableMapping
@@ -24,6 +25,7 @@ JSON = "application/json"
 DRAIN_BYTES, DRAIN_S = 8 * 1024 * 1024, 5.0
 BODY_IDLE_S = 60.0
 PIECE = 256 * 1024  # bytes
+_ELSEWHERE = ("cross-site", "same-site")  # of Sec-Fetch-Site, which browsers send: the page is not the server's own
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -147,6 +149,35 @@ class Exchange:
         await self._body_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def foreign(peer: str | None, header: Callable[[str], str]) -> str | None:
+    """Why a server that asks for no token does not serve a call, as the end of a sentence; None for one from this machine itself.
+
+    A web page must not reach such a server through the browser of whoever runs it: neither under a name that was re-pointed to this
+    machine (Host), nor from another site (Origin; a picture or a link on a page sends none, and a GET runs a model too).
+    """
+    if peer is not None and not is_loopback(peer):
+        return "serves callers on its own machine only"
+    host, origin = _name(header("host")), header("origin")
+    elsewhere = not is_loopback(_name(origin.partition("://")[2])) if origin else header("sec-fetch-site") in _ELSEWHERE
+    if host and not is_loopback(host):
+        return f"does not answer to the name {host[:80]}"
+    return "does not answer pages of other sites" if elsewhere else None
+
+
+def _name(host_port: str) -> str:
+    if host_port.startswith("["):
+        return host_port[1:].partition("]")[0]
+    return host_port.partition(":")[0].lower()
 
 
 def error_headers(error: SensoriumError) -> dict[str, str]:

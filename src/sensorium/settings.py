@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from sensorium import options_engines
 from sensorium.errors import SettingsError
+from sensorium.exchange import is_loopback
 from sensorium.options import CallsSettings, Local, ProviderSettings, RouterSettings, Section, Server, VaultSettings
 from sensorium.options_engines import EngineSettings
 from sensorium.options_queue import CallerSettings, FilesSettings, Jobs, WebhookSettings
@@ -118,14 +118,6 @@ def problems_of(text: str) -> list[str]:
         return [f"not valid TOML: {error}"]
     except ValidationError as error:
         return [_sentence(detail) for detail in error.errors()]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _validated(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:

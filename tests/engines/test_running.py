@@ -166,3 +166,22 @@ def test_without_a_token_everybody_is_served() -> None:
     app = serve(Script("x"), token="")
     assert asyncio.run(ask(app, "POST", "/run", ASKED))[0].status == 200
     assert asyncio.run(ask(app, "GET", "/v1/models", headers={"authorization": "Bearer whatever"}))[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ({"host": "evil.example:8790"}, "does not answer to the name evil.example"),
+        ({"origin": "https://evil.example"}, "does not answer pages of other sites"),
+        ({"sec-fetch-site": "cross-site"}, "does not answer pages of other sites"),
+    ],
+)
+def test_without_a_token_no_web_page_is_served(headers: dict[str, str], says: str) -> None:
+    model = Script("x")
+    for path in ("/run", "/v1/chat/completions"):
+        head, data = asyncio.run(ask(serve(model, token=""), "POST", path, ASKED, headers))
+        assert (head.status, says in data.decode()) == (403, True)
+    assert model.asked == []
+    near = {"host": "localhost:8790", "origin": "http://127.0.0.1:3000", "sec-fetch-site": "same-origin"}
+    assert asyncio.run(ask(serve(model, token=""), "POST", "/run", ASKED, near))[0].status == 200
+    assert asyncio.run(ask(serve(model), "POST", "/run", ASKED, AUTH | headers))[0].status == 200

@@ -115,7 +115,8 @@ def test_models_that_do_not_fit_together_take_turns(folders: dict[str, Path]) ->
         assert expected["first"] != expected["second"]
         for name in ("first", "second", "second", "first"):
             assert await said(app, question(name)) == expected[name]
-            assert [one.name for one in here.hosted if one.model is not None] == [name]
+            found = samples((await ask(app, "GET", "/metrics"))[1])
+            assert [found["model_resident", one] for one in ("first", "second")] == [one == name for one in ("first", "second")]
         both = await asyncio.gather(*(said(app, question(name)) for name in ("first", "second", "first", "second")))
         assert both == [expected[name] for name in ("first", "second", "first", "second")]
         assert here.close(PATIENCE)

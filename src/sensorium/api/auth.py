@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from sensorium.api.visit import Visit
 from sensorium.errors import Forbidden, TokenMissing, Unauthorized
+from sensorium.exchange import foreign
 from sensorium.routing.call import Where
-from sensorium.settings import PRINCIPALS, is_loopback
+from sensorium.settings import PRINCIPALS
 
 SCHEMES = ("bearer", "key")  # `Key` is fal's; its clients send `id:secret` as the key
 OTHER_HEADER = "x-api-key"  # where Anthropic's clients put it
 TOKEN_HINT = "send `Authorization: Bearer $MAC_API_TOKEN` with the token that this hub was started with"
 HUB, HERE = PRINCIPALS
-_ELSEWHERE = ("cross-site", "same-site")  # of Sec-Fetch-Site, which browsers send: the page is not the hub's own
 # Whoever has the hub's token, and with a hub that has none whoever is on its machine, may do everything.
 # A principal of another name is none of the two until it has a scope that says so.
 ADMINISTRATORS = frozenset(PRINCIPALS)
@@ -71,21 +71,6 @@ def require_administrator(visit: Visit, what: str) -> None:
 
 
 def _require_this_machine(visit: Visit) -> None:
-    if visit.peer is not None and not is_loopback(visit.peer):
-        raise Forbidden("this hub has no token and serves callers on its own machine only", hint="set MAC_API_TOKEN on the hub")
-    # A web page must not reach a token-less hub through the browser of whoever runs it: neither under a
-    # name that was re-pointed to this machine (Host), nor from another site (Origin; a picture or a link on a page sends none, and a
-    # GET runs a model too).
-    host = _name(visit.header("host"))
-    origin = visit.header("origin")
-    elsewhere = not is_loopback(_name(origin.partition("://")[2])) if origin else visit.header("sec-fetch-site") in _ELSEWHERE
-    if host and not is_loopback(host):
-        raise Forbidden(f"this hub has no token and does not answer to the name {host[:80]}", hint="set MAC_API_TOKEN on the hub")
-    if elsewhere:
-        raise Forbidden("this hub has no token and does not answer pages of other sites", hint="set MAC_API_TOKEN on the hub")
-
-
-def _name(host_port: str) -> str:
-    if host_port.startswith("["):
-        return host_port[1:].partition("]")[0]
-    return host_port.partition(":")[0].lower()
+    reason = foreign(visit.peer, visit.header)
+    if reason is not None:
+        raise Forbidden(f"this hub has no token and {reason}", hint="set MAC_API_TOKEN on the hub")

@@ -22,12 +22,12 @@ from sensorium.engines.drawings import Drawings
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
 from sensorium.engines.lane import Counters
-from sensorium.errors import Cancelled, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
-from sensorium.exchange import Exchange, Receive, Render, Send, error_headers
+from sensorium.errors import Cancelled, Forbidden, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
+from sensorium.exchange import Exchange, Receive, Render, Send, error_headers, foreign
 from sensorium.wire import fal_errors, nvidia, openai, parameters, sse
 
 BODY_CAP = 64 * 1024 * 1024
-GENAI, RUN, STREAM, GROWING = "/v1/genai/", "/run", "/stream", "/stream"
+GENAI, RUN, STREAM = "/v1/genai/", "/run", "/stream"
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 SCHEMES: Final = ("bearer", "key")  # OpenAI's and fal's clients
 log = logging.getLogger("sensorium.engine")
@@ -101,18 +101,22 @@ class EngineApp:
         """Check the token, run the handler."""
         if route is None:
             raise NotFound(f"no such route: {exchange.path[:200]}")
-        if exchange.path != "/readyz" and not self._knows(exchange.header("authorization")):
-            raise Unauthorized("this engine serves those who know its token; its own hub does")
+        if exchange.path != "/readyz":
+            self._require_known(exchange)
         if exchange.method != route.method:
             raise MethodNotAllowed(f"{exchange.path[:200]} takes {route.method}, not {exchange.method}", route.method)
         async with self._fence.held(exchange.header(REQUEST), exchange.header(ATTEMPT)):
             await route.handler(exchange)
 
-    def _knows(self, authorization: str) -> bool:
+    def _require_known(self, exchange: Exchange) -> None:
         if not self._token:
-            return True
-        scheme, _, given = authorization.partition(" ")
-        return scheme.lower() in SCHEMES and hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+            reason = foreign(exchange.peer, exchange.header)
+            if reason is not None:
+                raise Forbidden(f"this engine has no token and {reason}", hint="start it with a token")
+            return
+        scheme, _, given = exchange.header("authorization").partition(" ")
+        if scheme.lower() not in SCHEMES or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
+            raise Unauthorized("this engine serves those who know its token; its own hub does")
 
     async def _ready(self, exchange: Exchange) -> None:
         if all(one.state == "ready" for one in self._hosted):
@@ -163,18 +167,17 @@ class EngineApp:
             return said, chat.completion(call, identity, *await collected(events))
 
     async def _run(self, exchange: Exchange) -> None:
-        said, rest = await exchange.attended(self._ran(exchange, await exchange.body(BODY_CAP)))
-        await _end(exchange, said, rest)
+        await _end(exchange, *await exchange.attended(self._ran(exchange, await exchange.body(BODY_CAP))))
 
     async def _ran(self, exchange: Exchange, body: bytes) -> tuple[dict[str, str], bytes]:
         """As `_converse`. The stream of a model is below its name, or below a door of its own."""
         # Start-up cost: the library that checks inputs takes as long to import as all models on board take to load.
         from sensorium.engines import running
 
-        door, _, name = exchange.path.removeprefix("/").partition("/")
-        grows = f"/{door}" == STREAM or name.endswith(GROWING) or name == GROWING.removeprefix("/")
-        call = running.asked(body, "" if name == GROWING.removeprefix("/") else name.removesuffix(GROWING).rstrip("/"))
-        hosted, url = chosen(self._hosted, call.model, "chat"), call.pictures[0][0]
+        name, grows = _below(exchange.path)
+        call = running.asked(body, name)
+        hosted, url = chosen(self._hosted, call.model, "chat"), call.pictures[0][0][: fal_errors.INPUT_SHOWN]
+        del body  # as above
         said = _origin(hosted) | {fal_errors.REQUEST_ID: exchange.request_id}
         try:
             check_ask(call.ask)
@@ -203,6 +206,13 @@ class EngineApp:
                         await exchange.begin(200, {**EVENTS, **said})
                     await exchange.send(genai.step(event))
         return said, rest
+
+
+def _below(path: str) -> tuple[str, bool]:
+    """The model that a path below RUN or STREAM names, "" for none, and whether its answer is to be told as it grows."""
+    door = RUN if path.startswith(RUN) else STREAM
+    below = path.removeprefix(door)
+    return below.removesuffix(STREAM).strip("/"), door == STREAM or below.endswith(STREAM)
 
 
 def described(hosted: Hosted) -> dict[str, Any]:

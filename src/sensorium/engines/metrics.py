@@ -61,13 +61,17 @@ class _Models(Collector):
 def _loading(hosted: Sequence[Hosted]) -> Iterator[Metric]:
     state = GaugeMetricFamily(f"{PREFIX}model_state", "1 for the state that a model is in.", labels=("model", "state"))
     loaded = GaugeMetricFamily(f"{PREFIX}model_loaded_bytes", "Bytes of a model that are loaded.", labels=("model",))
+    here = GaugeMetricFamily(
+        f"{PREFIX}model_resident", "Whether a model is on its device; those that take turns come and go.", labels=("model",)
+    )
     total = GaugeMetricFamily(f"{PREFIX}model_total_bytes", "Bytes of a model in all, as far as they are known.", labels=("model",))
     for one in hosted:
         for name in STATES:
             state.add_metric((one.name, name), float(one.state == name))
+        here.add_metric((one.name,), float(one.model is not None))
         loaded.add_metric((one.name,), one.loaded_bytes)
         total.add_metric((one.name,), one.total_bytes)
-    yield from (state, loaded, total)
+    yield from (state, here, loaded, total)
 
 
 def _figures(models: Sequence[tuple[str, Any]]) -> Iterator[Metric]:
