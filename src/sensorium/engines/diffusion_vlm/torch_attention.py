@@ -50,7 +50,9 @@ def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: 
         out = attend_split(folded, keys, values, bias)
     else:
         out = F.scaled_dot_product_attention(folded, keys, values, bias)
-    return out.unflatten(2, (heads // kv_heads, length)).permute(0, 3, 1, 2, 4).reshape(rows, length, heads * width)
+    mixed = out.unflatten(2, (heads // kv_heads, length)).permute(0, 3, 1, 2, 4)
+    # Through two dimensions: a length of 1 would keep a stride with which the next product is one for each row, with the weights read anew.
+    return mixed.reshape(rows * length, heads * width).unflatten(0, (rows, length))
 
 
 def attend_split(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
