@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 8789
+TORCH ?=
 VLM_MINUTES ?= 130
 VLM_MORE_MINUTES ?= 42
 FLOW_MINUTES ?= 80
@@ -51,11 +52,15 @@ durability: $(VENV)/.with-test ## hub and engine processes killed at every step 
 oracles: $(VENV)/.with-oracles train-smoke ## the torch and diffusers engines, and all models against torch, diffusers and transformers (installs torch)
 	@$(PY) -m pytest tests/oracles tests/training tests/torch
 
-test-gpu: $(VENV)/.with-oracles ## the engine on a GPU: graphs, memory, full shapes (needs a CUDA build of torch: TORCH=...)
+.PHONY: chosen-torch
+chosen-torch: $(VENV)/.with-oracles
+	@$(if $(TORCH),$(PY) -m pip install --quiet --disable-pip-version-check --upgrade $(TORCH))
+
+test-gpu: chosen-torch ## the engine on a GPU: graphs, memory, full shapes (TORCH="..." for pip, where another build of torch is needed)
 	@$(PY) -m pytest -rs tests/gpu
 
-bench-gpu: $(VENV)/.with-oracles ## the engine's figures on a GPU, as JSON under bench/results/
-	@$(PY) bench/engine_gpu.py
+bench-gpu: chosen-torch ## the engine's figures on a GPU, as JSON under bench/results/ (QUICK=1, ONLY=block,table)
+	@$(PY) bench/engine_gpu.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 bench: $(VENV)/.with-default ## latency, memory and start-up figures; the last line is JSON
 	@$(PY) bench/local.py

@@ -23,7 +23,19 @@ TOLD: dict[str, Any] = {
     "settings": {"file": "hub.toml", "loaded_at": 0, "problems": ["router.chat.prot: unknown key"], "needs_restart": ["server.port"]},
     "modalities": {"image": {"on": True, "detail": "any name at router.image", "trouble": ["other: no key"]}},
     "routes": [ROUTE, {**ROUTE, "state": "open", "reason": None, "model": "m", "tried": {"state": "fails", "detail": "403 auth"}}],
-    "engines": {"local": {"state": "failed", "restarts": 2, "problems": ["no weights"]}},
+    "engines": {
+        "local": {"state": "failed", "restarts": 2, "problems": ["no weights"]},
+        "gpu": {
+            "state": "starting",
+            "restarts": 0,
+            "problems": [],
+            "loading": [
+                {"model": "acme/eye", "state": "loading", "loaded_bytes": 4_000_000_000, "total_bytes": 16_000_000_000},
+                {"model": "flux", "state": "waiting", "loaded_bytes": 0, "total_bytes": 0},
+            ],
+        },
+        "still": {"state": "ready", "restarts": 0, "problems": [], "silent_s": 42.0},
+    },
 }
 
 
@@ -38,6 +50,8 @@ def test_the_table_says_what_is_wrong_where() -> None:
         "wait for a restart: server.port",
         "without other: no key",
         "local: failed, started again 2 times; no weights",
+        "gpu: starting; acme/eye loading 4.0 of 16.0 GB; flux waiting",
+        "still: ready, silent for 42 s",
     ):
         assert said in text
     out, tried = (line.split() for line in text.splitlines() if line.startswith("  router.image"))

@@ -51,7 +51,7 @@ def hosted(folder: Path, text: str = LISTED) -> Iterator[tuple[str, Site]]:
         parts = Parts(upstream.send, lambda record: None, Health(now), now, sleep)
         dispatch = Dispatch(app.catalog(configured, None, vault), parts)
         jobs = durable.queue(configured, dispatch, vault.database, folder)
-        status: Any = SimpleNamespace(live=SimpleNamespace(current=configured, reloaded=None), report=None)
+        status: Any = SimpleNamespace(live=SimpleNamespace(current=configured, reloaded=None), report=None, loaded=dict)
         router = doors.router(configured, dispatch, dict, jobs, doors.Operators(vault, status))
         with serving(living(router, jobs, upstream)) as base:
             yield f"{base}/v1", site

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,9 @@ def shipped_models(folder: Path = PACKAGED) -> dict[Path, ShippedModel]:
     return found
 
 
-def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None, engines: Iterable[EngineProcess] = ()) -> Catalog:
-    """Every route: the operator's providers in their order, then the models of `engines`, then the shipped ones and their stand-ins."""
+def catalog(settings: Settings, engine: EngineProcess | None, vault: Vault | None = None, own: Sequence[Route] = ()) -> Catalog:
+    """Every route: the operator's providers in their order, then the engines' `own`, then the shipped models and their stand-ins."""
     hosted = providers.routes(settings, vault)
-    own = local_engines.routes(settings, {one.name: one for one in engines})
     if engine is None:
         return Catalog([*hosted, *own])
     ours = shipped_routes(settings, engine, taken={route.id for route in (*hosted, *own)})
@@ -129,11 +128,12 @@ def build(
         record(done)
 
     recorded = Ledger(calls, ended).record if calls else ended
-    dispatch = Dispatch(catalog(settings, engine, vault, own), Parts(under_way, recorded, health, clock), settings.router.order)
+    routes = local_engines.routes(settings, {one.name: one for one in own})  # for good: these tables change with a restart only
+    dispatch = Dispatch(catalog(settings, engine, vault, routes), Parts(under_way, recorded, health, clock), settings.router.order)
     prober = Prober(send, health, clock)
 
     def take_over(after: Settings, change: Change) -> None:
-        dispatch.catalog, dispatch.order = catalog(after, engine, vault, own), after.router.order
+        dispatch.catalog, dispatch.order = catalog(after, engine, vault, routes), after.router.order
         health.forget(change.providers)
         whole.max_body = after.server.max_body_bytes
 

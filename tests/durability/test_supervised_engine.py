@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ models = [{{ path = "{PACKAGED / "scenes-vlm"}", name = "{MODEL}", slots = 8 }}]
 """
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    made = Hub(tmp_path, SETTINGS, program=("tests.durability.supervising_program",))
+@contextmanager
+def supervising(folder: Path, *off: str) -> Iterator[Hub]:
+    """A hub with one engine, ready; `off` is a protection to do without."""
+    made = Hub(folder, SETTINGS, program=("tests.durability.supervising_program", *off))
     try:
         made.start()
         over(made, submitted(made, "other"))  # the first work of all would have more time to let go
@@ -39,6 +41,12 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     finally:
         made.stop()
         made.check_database()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with supervising(tmp_path) as made:
+        yield made
 
 
 def submitted(hub: Hub, prompt: str) -> str:
@@ -111,6 +119,15 @@ def test_a_job_that_ends_its_process_fails_after_the_second_death_alone_and_its_
             over(hub, id)
             assert (row(hub, id)[0], row(hub, id)[2]) == (State.SUCCEEDED, 0)
     assert 2 <= len(worked(hub, "poison")) <= 3  # in company, then alone
+
+
+def test_without_looking_who_was_there_its_neighbours_are_blamed(tmp_path: Path) -> None:
+    """The control."""
+    with supervising(tmp_path, "no-company") as hub:
+        ids = [submitted(hub, prompt) for prompt in ("poison", "other a", "other b", "other c")]
+        for id in ids:
+            over(hub, id)
+        assert any(row(hub, id)[0] is State.FAILED or row(hub, id)[2] for id in ids[1:])
 
 
 def test_a_process_that_is_stopped_is_ended_and_its_job_runs_in_the_next(hub: Hub) -> None:

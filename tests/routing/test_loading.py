@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from sensorium.errors import DeadlineExceeded, Forbidden, SensoriumError, Unavailable
-from sensorium.routing.call import Loading, Record, Route
+from sensorium.errors import DeadlineExceeded, Forbidden, SensoriumError, Unavailable, UpstreamFailed
+from sensorium.routing.call import Call, Loading, Record, Reply, Route
 from sensorium.routing.catalog import Catalog
 from sensorium.routing.dispatch import Dispatch, Parts
 from sensorium.routing.health import Health
@@ -107,6 +107,22 @@ def test_models_that_will_never_come_are_told_as_that() -> None:
     assert isinstance(told, Unavailable)
     assert (told.code, told.retry_after, at) == ("unavailable", None, 10)
     assert "no memory for its models" in told.message
+
+
+def test_a_call_that_lost_its_engine_waits_until_the_next_one_has_its_models() -> None:
+    class Dying(Transport):
+        async def send(self, call: Call, route: Route) -> Reply:
+            if not self.asked:
+                await asyncio.sleep(1)
+                engine.after_s = 20  # a new process loads
+            return await super().send(call, route)
+
+    engine = Engine(0)
+    lost = UpstreamFailed("the engine broke off")
+    lost.cause = "death"
+    transport = Dying(lost, [b"{}"])
+    told, at, (record,) = dispatched([engine.route], transport)
+    assert (told, at, transport.asked, record.outcome) == (b"{}", 20, ["gpu", "gpu"], "answered")
 
 
 def test_waiting_is_no_verdict_on_the_engine() -> None:

@@ -171,14 +171,25 @@ def _raise(number: int) -> None:
     raise RuntimeError("a fault of ours")
 
 
-def test_compiled_blocks_draw_the_same_picture(folders: dict[str, Path]) -> None:
+def test_compiled_blocks_draw_the_same_picture_and_are_compiled_for_all_sizes_by_the_second(folders: dict[str, Path]) -> None:
     model = load(folders["schnell"])
-    plain = np.asarray(model.draw(Draw(CUBE, 1, 2, **SMALL)).image, np.int16)
-    loading.compile_blocks(model._pipeline, backend="aot_eager")
-    compiled = np.asarray(model.draw(Draw(CUBE, 1, 2, **SMALL)).image, np.int16)
+    compiled = list[int]()
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        compiled.append(len(inputs))
+        return graph.forward
+
+    plain = {side: np.asarray(model.draw(Draw(CUBE, 1, 2, width=side)).image, np.int16) for side in (256, 320, 384, 448)}
+    loading.compile_blocks(model._pipeline, backend=counting)
+    after = list[int]()
+    for side, expected in plain.items():
+        drawn = np.asarray(model.draw(Draw(CUBE, 1, 2, width=side)).image, np.int16)
+        assert np.abs(expected - drawn).max() <= 2
+        after.append(len(compiled))
+    assert after[0] > 0
+    assert after[1] == after[2] == after[3]
     assert loading.eager(model._pipeline)  # they were compiled, and have not been left aside
     assert not loading.eager(model._pipeline)
-    assert np.abs(plain - compiled).max() <= 2
 
 
 def test_fp8_weights_are_stored_small_and_drawn_nearly_the_same(folders: dict[str, Path], schnell: Flux) -> None:
@@ -223,6 +234,13 @@ def test_a_refusal_comes_before_any_work(schnell: Flux, monkeypatch: pytest.Monk
     with pytest.raises(Unprocessable) as caught:
         next(schnell.steps(Draw(CUBE, 1, 9)))
     assert (caught.value.param, seen.calls) == ("steps", 0)
+
+
+def test_warming_up_takes_one_step_at_each_size(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(folders["dev"])
+    seen = Counted(monkeypatch, transformer(model))
+    model._warm_up([(256, 256), (320, 256)])
+    assert seen.calls == 2
 
 
 def test_progress_while_loading(folders: dict[str, Path]) -> None:

@@ -291,6 +291,8 @@ class Walk:
             if not route.provider.local or not self.call.repeatable:
                 raise
             # The engine died under this call; its address stays open while it restarts, and asking again costs nothing.
+            if (loading := route.provider.loading()) is not None:
+                await loading.over()
             return await self._begun(route)
 
     async def _begun(self, route: Route) -> tuple[Reply, Failure | None]:

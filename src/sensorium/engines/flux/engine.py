@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from sensorium.engines.flux.rules import NATIVE_SIDE, Resolved, Rules
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import Cancelled, SettingsError, UpstreamFailed
 
+WARM_UP: Final = ((NATIVE_SIDE, NATIVE_SIDE), (NATIVE_SIDE, 768))
+"""What is compiled for one size is compiled once more for a second one, and then for all."""
 log = logging.getLogger("sensorium.engine")
 Stopped = Callable[[], bool]
 Tell = Callable[[Step], None]
@@ -64,7 +66,7 @@ class Flux:
         size = loading.weight_bytes(pipeline, order.offload) + working
         model = cls(order.name or path.name, checkpoint.rules, pipeline, device, size)
         if device.type == "cuda":
-            model._warm_up()
+            model._warm_up(WARM_UP[: 2 if order.compile else 1])
         return model
 
     def check(self, wish: Draw) -> Resolved:
@@ -118,7 +120,8 @@ class Flux:
     def _paint(self, resolved: Resolved, stopped: Stopped, tell: Tell) -> Drawing:
         """A drawing; without compiled blocks where those fail."""
         try:
-            return self._attempt(resolved, stopped, tell)
+            with loading.on(self.device):
+                return self._attempt(resolved, stopped, tell)
         except RuntimeError as error:
             devices.check_alive(self.device)
             full = loading.is_full(error)
@@ -184,9 +187,10 @@ class Flux:
         self.embeddings.put(key, fresh.resting(self.device.type == "cuda"))
         return fresh
 
-    def _warm_up(self) -> None:
-        """One step at the native size: compiles, allocates, and fails here rather than under a caller."""
-        self._paint(Resolved("warm-up", (), 0, 1, self.rules.default_guidance, NATIVE_SIDE, NATIVE_SIDE), never, lambda _: None)
+    def _warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """One step at each size: allocates, compiles, and fails here rather than under a caller."""
+        for width, height in sizes:
+            self._paint(Resolved("warm-up", (), 0, 1, self.rules.default_guidance, width, height), never, lambda _: None)
 
 
 def _go_on(stopped: Stopped) -> None:

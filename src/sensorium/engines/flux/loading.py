@@ -7,9 +7,8 @@ way, and nothing is imported that a checkpoint names. It does not draw.
 from __future__ import annotations
 
 import gc
-import logging
-import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, Final
 
@@ -25,7 +24,6 @@ from sensorium.errors import SettingsError, Unavailable
 OUT_OF_MEMORY_S: Final = 30.0
 FULL: Final = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 Progress = Callable[[int, int], None]
-log = logging.getLogger("sensorium.engine")
 
 
 def load(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, progress: Progress | None = None) -> Any:
@@ -35,10 +33,11 @@ def load(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, pro
     """
     _quiet()
     try:
-        parts = _parts(checkpoint, order, device, dtype, progress)
-        pipeline = diffusers.FluxPipeline(**parts)
-        pipeline.set_progress_bar_config(disable=True)
-        _place(pipeline, order, device)
+        with on(device):
+            parts = _parts(checkpoint, order, device, dtype, progress)
+            pipeline = diffusers.FluxPipeline(**parts)
+            pipeline.set_progress_bar_config(disable=True)
+            _place(pipeline, order, device)
         return pipeline
     except RuntimeError as error:
         if not is_full(error):
@@ -46,6 +45,11 @@ def load(checkpoint: Checkpoint, order: ModelOrder, device: Any, dtype: Any, pro
     # Outside of the handler: an error's traceback holds on to every tensor of its frames.
     free(device)
     raise out_of_memory(f"{checkpoint.path.name} does not fit into the memory of {device}")
+
+
+def on(device: Any) -> AbstractContextManager[Any]:
+    """Inside it this thread's GPU is `device`: some libraries ask for the current one, whatever tensors they get."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def out_of_memory(what: str) -> Unavailable:
@@ -184,4 +188,3 @@ def _quiet() -> None:
     """No bars in the log; the engine tells its own progress."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*requires torchvision.*")
