@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, SensoriumError, Unavailable
 
-log = logging.getLogger("sensorium.engine")
 T = TypeVar("T")
 Cancelling = Callable[[], bool]
+log = logging.getLogger("sensorium.engine")
 _ITEM, _END, _ERROR = "item", "end", "error"
 
 
@@ -78,10 +78,13 @@ class Turn:
     @asynccontextmanager
     async def in_time(self) -> AsyncGenerator[None, None]:
         """Bounds what happens inside by the call's deadline. Raises DeadlineExceeded."""
+        limit = asyncio.timeout_at(self._limit)
         try:
-            async with asyncio.timeout_at(self._limit):
+            async with limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise DeadlineExceeded(f"the call took longer than its deadline of {self._deadline_s:g} seconds") from None
 
     async def stream(self, job: Callable[[Cancelling], Any]) -> AsyncGenerator[Any, None]:
@@ -108,7 +111,7 @@ class Lane:
     At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
 
     `busy_since` is when the piece of work that is under way began, None while there is none: a job begins a new one whenever it makes an
-    item or asks whether it is cancelled. `longest_s` is how long the longest one so far has taken. `lost_since` is when a job raised
+    item or asks whether it is cancelled. `lost_since` is when a job raised
     DeviceLost: from then on nothing runs here, and whoever looks after the lane ends the process.
     """
 
@@ -126,7 +129,7 @@ class Lane:
         self._mean_s = 0.1
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.busy_since: float | None = None
-        self.longest_s = 0.0
+        self._longest_s = 0.0
         self.lost_since: float | None = None
 
     @property
@@ -134,6 +137,11 @@ class Lane:
         """When the first of the jobs under way that were told to stop was told so; None where none was."""
         times = [ticket.abandoned_at for ticket in self._under_way() if ticket.abandoned_at is not None]
         return min(times, default=None)
+
+    @property
+    def longest_s(self) -> float:
+        """How long the longest piece of work so far has taken; 0 before the first job was finished, any part of which may compile."""
+        return self._longest_s if self.counters.finished else 0.0
 
     @property
     def thread(self) -> int | None:
@@ -198,9 +206,11 @@ class Lane:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
                 ticket.abandon(self._clock())
-                ticket.end(Unavailable(f"the device {self.name} is shutting down"))
-            for _, done in self._errands:
-                done.cancel()
+                ticket.end(self._gone())
+            while self._errands:
+                _, done = self._errands.popleft()
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(self._gone())
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
@@ -219,13 +229,24 @@ class Lane:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._live, name=f"lane-{self.name}", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _live(self) -> None:
+        try:
+            self._work()
+        except BaseException:  # outermost: a thread that ended unheard would keep callers waiting for ever
+            log.critical("the thread of the device %s has ended", self.name, exc_info=True)
+            self._begin_piece()  # nothing ends it: to whoever watches, the device is stuck
 
     def _run_errands(self) -> None:
         """On the device's thread, while no job is under way."""
-        while self._errands:
-            work, done = self._errands.popleft()
+        while True:
+            with self._change:
+                if not self._errands:
+                    return
+                work, done = self._errands.popleft()
             if not done.set_running_or_notify_cancel():
                 continue
             self._begin_piece()
@@ -274,7 +295,7 @@ class Lane:
 
     def _end_piece(self) -> None:
         if self.busy_since is not None:
-            self.longest_s = max(self.longest_s, self._clock() - self.busy_since)
+            self._longest_s = max(self._longest_s, self._clock() - self.busy_since)
         self.busy_since = None
 
     def _count_waiting(self) -> None:
