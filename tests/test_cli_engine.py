@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from sensorium.cli_engine import Told, ordered, shipped, whole
 from sensorium.errors import SettingsError
+from sensorium.webserver import LONGEST_HEAD
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 from tests.hub_process import hub_environment, running_hub
 
@@ -156,6 +158,13 @@ def test_it_ends_cleanly(number: signal.Signals, code: int) -> None:
         process.send_signal(number)
         _, said = process.communicate(timeout=PATIENCE)
         assert (process.returncode, "Traceback" in said) == (code, False), said
+
+
+def test_a_head_that_does_not_end_is_refused(served: tuple[str, list[str]]) -> None:
+    with socket.create_connection(("127.0.0.1", int(served[0].rpartition(":")[2])), timeout=PATIENCE) as caller:
+        caller.sendall(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"y" * LONGEST_HEAD)
+        answer = b"".join(iter(lambda: caller.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
 
 
 def test_a_token_is_needed_where_others_can_come() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from sensorium.cli_outcome import FAILED, INTERRUPTED, outcome
+from sensorium.cli_outcome import FAILED, INTERRUPTED, harmless, outcome
 from sensorium.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _serve(orders: Orders, host: str, port: int, log_level: str, token_env: str)
     if code == UNUSABLE:
         raise SettingsError(told.problems)
     for problem in told.problems:
-        print(f"sensorium: {problem}", file=sys.stderr)
+        print(f"sensorium: {harmless(problem)}", file=sys.stderr)
     leave(INTERRUPTED if process.interrupted else FAILED if code else 0, process.clean)
 
 

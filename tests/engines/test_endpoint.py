@@ -532,6 +532,14 @@ def test_without_the_token_nothing_is_served(flow: FlowImage, method: str, path:
     assert json.loads(data)["error"]["code"] == "invalid_token"
 
 
+def test_a_missing_token_is_told_as_missing_in_fals_words() -> None:
+    def detail(headers: dict[str, str]) -> str:
+        return str(json.loads(asyncio.run(ask(serve(Script("x")), "POST", "/run", {}, headers))[1])["detail"])
+
+    assert detail({}) == "Authorization header is required"
+    assert detail({"authorization": "Key wrong"}) == "No user found for Key ID and Secret"
+
+
 def test_readiness_needs_no_token_and_the_list_names_every_model(flow: FlowImage) -> None:
     app = serve(Script("x"), flow)
     head, data = asyncio.run(ask(app, "GET", "/readyz"))

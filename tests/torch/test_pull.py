@@ -98,6 +98,15 @@ def test_what_an_engine_reads_is_fetched_and_nothing_else(tmp_path: Path) -> Non
         assert again.stdout.count("was there, checked") == len(SMALL)
 
 
+def test_a_card_cannot_steer_the_terminal_nor_add_lines(tmp_path: Path) -> None:
+    card = {"license": "other", "license_name": "free\x1b[2J\nlicence     Apache-2.0", "license_link": "https://example.com/\x1b]0;x\x07"}
+    with running(FileHub(SMALL, card=card)) as url:
+        said = pulled(tmp_path, url).stdout
+    assert "free\\x1b[2J\\nlicence" in said
+    assert all(letter.isprintable() for letter in said.replace("\n", ""))
+    assert [line.split()[0] for line in said.splitlines()].count("licence") == 1
+
+
 def test_a_name_in_another_case_is_the_same_model(tmp_path: Path) -> None:
     with running(FileHub(SMALL)) as url:
         line, env = command(tmp_path, url, "--accept-licence")

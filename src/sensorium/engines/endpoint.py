@@ -22,7 +22,7 @@ from sensorium.engines.drawings import Drawings
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
 from sensorium.engines.lane import Counters
-from sensorium.errors import Cancelled, Forbidden, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
+from sensorium.errors import Cancelled, Forbidden, MethodNotAllowed, NotFound, SensoriumError, TokenMissing, Unauthorized, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers, foreign
 from sensorium.wire import fal_errors, nvidia, openai, parameters, sse
 
@@ -114,7 +114,10 @@ class EngineApp:
             if reason is not None:
                 raise Forbidden(f"this engine has no token and {reason}", hint="start it with a token")
             return
-        scheme, _, given = exchange.header("authorization").partition(" ")
+        shown = exchange.header("authorization")
+        if not shown:
+            raise TokenMissing("this engine serves those who show its token, and none was sent")
+        scheme, _, given = shown.partition(" ")
         if scheme.lower() not in SCHEMES or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
             raise Unauthorized("this engine serves those who know its token; its own hub does")
 

@@ -173,7 +173,7 @@ def kind(folder: Path) -> Kind:
 def _declared(folder: Path) -> Kind:
     try:
         declared = json.loads((folder / SIDE).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise SettingsError([f"{folder.name}/{SIDE} cannot be read"]) from None
     said = declared.get("kind") if isinstance(declared, dict) else None
     for known in DECLARED:
