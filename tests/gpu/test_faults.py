@@ -59,7 +59,7 @@ def test_a_recording_that_breaks_off_leaves_nothing_behind(device: torch.device)
         recorder(forbidden, timed=False)
     assert torch.cuda.current_stream() == before
     devices.check_alive(device)
-    graph, milliseconds = recorder(lambda: out.copy_(torch.arange(4.0, device=device)), timed=True)  # type: ignore[arg-type, return-value]
+    graph, milliseconds = recorder(lambda: out.copy_(torch.arange(4.0, device=device)), timed=True)
     graph.replay()
     assert out.tolist() == [0.0, 1.0, 2.0, 3.0] and milliseconds > 0
     other = torch.cuda.Stream()

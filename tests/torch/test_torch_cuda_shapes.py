@@ -23,7 +23,7 @@ def no_numbers() -> Iterator[None]:
         yield
 
 
-class Made(TorchDispatchMode):
+class Made(TorchDispatchMode):  # type: ignore[misc]
     """Notes the size of everything that is made and is no view."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ def test_the_cache_is_attended_in_parts_where_it_lies(rows: int, length: int, ke
     query = torch.empty(rows, 8, 4 * length, 128, dtype=torch.bfloat16, device=GPU)
     bias = torch.empty(rows * 8, parts, 4 * length, keys // parts, dtype=torch.bfloat16, device=GPU)
     with Made() as made:
-        out = attend_split(query, *sides, bias)
+        out = attend_split(query, sides[0], sides[1], bias)
     assert out.shape == query.shape and out.dtype == query.dtype and out.device == GPU
     assert "aten._scaled_dot_product_efficient_attention.default" in made.ops
     assert "aten.clone.default" not in made.ops  # keys and values lie in no order but the cache's
