@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sensorium.engines.lane import Cancelling, Lane
-from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable, Unprocessable
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, Unavailable, Unprocessable
 
 PATIENCE = 10.0
 
@@ -250,5 +250,66 @@ def test_closing_the_lane_tells_everyone() -> None:
         assert not waiting.begun.is_set()
         with pytest.raises(Unavailable, match="shutting down"):
             await lane.run(Job())
+
+    run(test())
+
+
+def test_a_lost_device_is_lost_for_all_who_wait_and_come() -> None:
+    async def test() -> None:
+        lane, first, second = Lane("cuda:0"), Job(DeviceLost("illegal address")), Job()
+        tasks = [asyncio.create_task(lane.run(first))]
+        await reached(first.begun)
+        tasks.append(asyncio.create_task(lane.run(second)))
+        while not lane.counters.waiting:
+            await asyncio.sleep(0)
+        assert lane.lost_since is None
+        first.go.set()
+        told = await asyncio.gather(*tasks, lane.run(Job()), return_exceptions=True)
+        assert all(isinstance(one, DeviceLost) for one in told) and not second.begun.is_set()
+        assert lane.close(PATIENCE) and lane.lost_since is not None
+
+    run(test())
+
+
+@pytest.mark.parametrize("deadline_s", [None, 60.0])
+def test_what_takes_too_long_elsewhere_is_not_taken_for_the_deadline(deadline_s: float | None) -> None:
+    async def test() -> None:
+        lane = Lane("cpu")
+        with pytest.raises(TimeoutError, match="a server of pictures"), lane.admitted(deadline_s) as turn:
+            async with turn.in_time():
+                raise TimeoutError("a server of pictures")
+
+    run(test())
+
+
+def test_a_thread_that_cannot_be_started_is_started_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        lane = Lane("cpu")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            with pytest.raises(RuntimeError):
+                await lane.run(lambda cancelled: 1)
+        assert counts(lane) == (0, 0, 0, 0)
+        assert await lane.run(lambda cancelled: 2) == 2
+        assert lane.close()
+
+    run(test())
+
+
+def test_an_errand_that_waits_when_the_lane_closes_is_told_so() -> None:
+    async def test() -> None:
+        lane, job = Lane("cpu"), Job()
+        running = asyncio.create_task(lane.run(job))
+        await reached(job.begun)
+        errand = asyncio.create_task(lane.alone(lambda: 1))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(asyncio.to_thread(lane.close))
+        told = await asyncio.gather(running, errand, return_exceptions=True)
+        assert [type(one) for one in told] == [Unavailable, Unavailable]
+        job.go.set()
+        assert await closing
 
     run(test())

@@ -18,7 +18,7 @@ from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.diffusion_vlm.numpy_backend import NumpyBackend
 from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.engines.shared_lane import SharedLane
-from sensorium.errors import Busy, DeadlineExceeded, Unavailable, UpstreamFailed
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, Unavailable, UpstreamFailed
 from tests.engines.asgi import PATIENCE
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 
@@ -170,6 +170,22 @@ def test_what_a_forward_raises_reaches_its_caller_in_words_for_callers(folder: P
     run(folder, test)
 
 
+def test_a_lost_device_ends_all_calls_and_takes_no_more(folder: Path) -> None:
+    """Those in the forward, who are not tried one by one, those who wait, and those who come later are told the same."""
+
+    async def test(bench: Bench) -> None:
+        calls = [asyncio.create_task(bench.answer(mode="ar", max_tokens=400)) for _ in range(4)]
+        await at_forward(bench)
+        bench.backend.fault = DeviceLost("illegal address")
+        bench.free()
+        told = [*await asyncio.gather(*calls, return_exceptions=True), *await asyncio.gather(bench.answer(), return_exceptions=True)]
+        assert all(isinstance(one, DeviceLost) for one in told) and len(told) == 5
+        assert len(bench.backend.widths) == 1 and bench.lane.lost_since is not None
+        assert bench.lane.close(PATIENCE)
+
+    run(folder, test, slots=2)
+
+
 def test_closing_ends_those_who_are_served_and_those_who_wait(folder: Path) -> None:
     async def test(bench: Bench) -> None:
         calls = [asyncio.create_task(bench.answer(mode="ar", max_tokens=400)) for _ in range(3)]
@@ -193,5 +209,96 @@ def test_it_says_since_when_a_forward_is_under_way(folder: Path) -> None:
         assert bench.lane.busy_since is not None
         bench.free()
         await call
+
+    run(folder, test)
+
+
+def test_a_burst_of_prompts_does_not_hold_up_an_answer(folder: Path) -> None:
+    """Each of them is admitted between two forwards, since its pictures may take as long as many forwards."""
+    order: list[str] = []
+
+    async def test(bench: Bench) -> None:
+        admit, tick = bench.model.batch.admit, bench.model.batch.tick
+
+        def admitting(job: Job, waiting: int = 0) -> Any:
+            order.append("admit")
+            return admit(job, waiting)
+
+        def ticking() -> Any:
+            order.append("tick")
+            return tick()
+
+        bench.model.batch.admit, bench.model.batch.tick = admitting, ticking  # type: ignore[method-assign]
+        calls = [asyncio.create_task(bench.answer(mode="ar", max_tokens=20))]
+        await at_forward(bench)
+        calls += [asyncio.create_task(bench.answer(mode="ar", max_tokens=2)) for _ in range(3)]
+        while bench.lane.counters.waiting < 3:
+            await asyncio.sleep(0)
+        bench.free()
+        await asyncio.gather(*calls)
+
+    run(folder, test, slots=4)
+    assert order[:8] == ["admit", "tick"] * 4
+
+
+def test_an_errand_comes_before_those_who_wait(folder: Path) -> None:
+    async def test(bench: Bench) -> None:
+        first = asyncio.create_task(bench.answer(mode="ar", max_tokens=3))
+        await at_forward(bench)
+        ended: list[str] = []
+        errand = asyncio.create_task(bench.lane.alone(lambda: ended.append("errand")))
+        others = [asyncio.create_task(bench.answer(mode="ar", max_tokens=3)) for _ in range(4)]
+        for number, one in enumerate(others):
+            one.add_done_callback(lambda _, number=number: ended.append(f"answer {number}"))
+        while bench.lane.counters.waiting < 4:
+            await asyncio.sleep(0)
+        bench.free()
+        await asyncio.gather(first, errand, *others)
+        assert ended[0] == "errand"
+
+    run(folder, test)
+
+
+def test_a_model_that_leaves_between_two_looks_does_not_end_the_thread(folder: Path) -> None:
+    """Its batch is taken away as soon as it has been unloaded, while the device's thread goes on."""
+
+    class Leaving(SharedLane):
+        looks = 0
+
+        @property
+        def batch(self) -> Any:
+            if self.leaving:
+                self.looks += 1
+                return None if self.looks % 2 == 0 else self.there
+            return self.there
+
+        @batch.setter
+        def batch(self, batch: Any) -> None:
+            self.there, self.leaving = batch, False
+
+    async def test(bench: Bench) -> None:
+        lane = Leaving("test", bench.model.batch)
+        bench.free()
+        for _ in range(3):
+            lane.leaving = True
+            await asyncio.wait_for(lane.alone(lambda: None), PATIENCE)
+        lane.leaving = False
+        job = bench.job(mode="ar", max_tokens=2)
+        async with aclosing(lane.stream(job)) as events:
+            assert isinstance([event async for event in events][-1], Finished)
+        await asyncio.to_thread(lane.close)
+
+    run(folder, test)
+
+
+def test_a_job_that_gives_up_counts_as_cancelled(folder: Path) -> None:
+    def gone(cancelled: Any) -> Job:
+        raise Cancelled("the caller went away")
+
+    async def test(bench: Bench) -> None:
+        with pytest.raises(Cancelled):
+            async with aclosing(bench.lane.stream(gone)) as events:
+                await anext(events)
+        assert (bench.lane.counters.cancelled, bench.lane.counters.failed) == (1, 0)
 
     run(folder, test)

@@ -43,6 +43,7 @@ class Device:
     busy_since: float | None = None
     abandoned_since: float | None = None
     longest_s: float = 1.0
+    lost_since: float | None = None
     thread: int | None = None
 
 
@@ -68,6 +69,9 @@ def reason(device: Device, now: float, hang_s: float | None = None) -> str | Non
         (Device(busy_since=60, abandoned_since=60, longest_s=0), None, None),
         (Device(busy_since=100 - FIRST_S - 1, abandoned_since=100 - FIRST_S - 1, longest_s=0), None, "did not let go"),
         (Device(busy_since=None, abandoned_since=0), 5.0, None),
+        # lost: once callers have been told
+        (Device(lost_since=99.5), None, None),
+        (Device(lost_since=99), None, "the device cuda:0 is lost to this process"),
     ],
 )
 def test_what_counts_as_stuck(device: Device, hang_s: float | None, stuck: str | None) -> None:
@@ -103,7 +107,7 @@ def test_a_lane_tells_when_its_job_last_lived_and_since_when_nobody_wants_it() -
             clock.now = 1007
             work.ask.set()
             assert await asyncio.to_thread(work.asked.wait, PATIENCE)
-            assert (lane.busy_since, lane.longest_s) == (1007, 7)
+            assert (lane.busy_since, lane.longest_s) == (1007, 0), "the first job of all may still compile"
             assert "assert self.go.wait(PATIENCE)" in stack(lane.thread)
             waiting.cancel()
             with suppress(asyncio.CancelledError):
@@ -232,3 +236,34 @@ def test_who_ends_the_process_is_told_why() -> None:
     Watchdog(lambda: [Device(busy_since=0.0, abandoned_since=0.0)], None, end, clock).start()
     assert done.wait(PATIENCE)
     assert "did not let go" in told[0]
+
+
+def test_a_process_that_stood_still_is_no_stuck_device() -> None:
+    """A computer that slept, a container that was paused: an hour passes between two looks. A device that then hangs is found as ever."""
+    clock, told = Clock(), list[str]()
+    leaps = iter([3600.0])
+
+    def pause() -> None:
+        clock.now += next(leaps, 0.5)
+
+    watchdog = Watchdog(lambda: [Device(busy_since=999.0, abandoned_since=999.0)], 30.0, told.append, clock, pause)
+    watchdog.watch()
+    assert "did not let go for 10.5 seconds" in told[0]
+    assert clock.now == 1000 + 3600 + 10.5
+
+
+def test_a_thread_that_dies_is_found_like_one_that_is_stuck() -> None:
+    class Broken(Lane):
+        def _work(self) -> None:
+            super()._work()
+            raise SystemExit
+
+    async def test() -> None:
+        clock = Clock()
+        lane = Broken("cuda:7", clock=clock)
+        assert await lane.run(lambda cancelled: 1) == 1
+        lane.close()
+        clock.now += 31
+        assert "cuda:7" in (Watchdog(lambda: [lane], 30.0, lambda reason: None, clock).look() or "")
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))

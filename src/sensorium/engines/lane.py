@@ -7,6 +7,7 @@ A job is a plain function that gets `cancelled`, a function to ask between two p
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -17,10 +18,11 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, SensoriumError, Unavailable
 
 T = TypeVar("T")
 Cancelling = Callable[[], bool]
+log = logging.getLogger("sensorium.engine")
 _ITEM, _END, _ERROR = "item", "end", "error"
 
 
@@ -76,10 +78,13 @@ class Turn:
     @asynccontextmanager
     async def in_time(self) -> AsyncGenerator[None, None]:
         """Bounds what happens inside by the call's deadline. Raises DeadlineExceeded."""
+        limit = asyncio.timeout_at(self._limit)
         try:
-            async with asyncio.timeout_at(self._limit):
+            async with limit:
                 yield
         except TimeoutError:
+            if not limit.expired():
+                raise
             raise DeadlineExceeded(f"the call took longer than its deadline of {self._deadline_s:g} seconds") from None
 
     async def stream(self, job: Callable[[Cancelling], Any]) -> AsyncGenerator[Any, None]:
@@ -106,7 +111,8 @@ class Lane:
     At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
 
     `busy_since` is when the piece of work that is under way began, None while there is none: a job begins a new one whenever it makes an
-    item or asks whether it is cancelled. `longest_s` is how long the longest one so far has taken.
+    item or asks whether it is cancelled. `lost_since` is when a job raised
+    DeviceLost: from then on nothing runs here, and whoever looks after the lane ends the process.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
@@ -119,16 +125,23 @@ class Lane:
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._why: SensoriumError | None = None
         self._mean_s = 0.1
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.busy_since: float | None = None
-        self.longest_s = 0.0
+        self._longest_s = 0.0
+        self.lost_since: float | None = None
 
     @property
     def abandoned_since(self) -> float | None:
         """When the first of the jobs under way that were told to stop was told so; None where none was."""
         times = [ticket.abandoned_at for ticket in self._under_way() if ticket.abandoned_at is not None]
         return min(times, default=None)
+
+    @property
+    def longest_s(self) -> float:
+        """How long the longest piece of work so far has taken; 0 before the first job was finished, any part of which may compile."""
+        return self._longest_s if self.counters.finished else 0.0
 
     @property
     def thread(self) -> int | None:
@@ -161,7 +174,7 @@ class Lane:
         """Take a place among those that wait, before the costly part of preparing a job. The deadline counts from here. Raises Busy."""
         with self._change:
             if self._closed:
-                raise Unavailable(f"the device {self.name} is shutting down")
+                raise self._gone()
             if self.counters.waiting >= self.limit:
                 self.counters.refused += 1
                 raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=self._patience())
@@ -181,7 +194,7 @@ class Lane:
         done: Future[T] = Future()
         with self._change:
             if self._closed:
-                raise Unavailable(f"the device {self.name} is shutting down")
+                raise self._gone()
             self._start()
             self._errands.append((work, done))
             self._change.notify()
@@ -193,9 +206,11 @@ class Lane:
             self._closed = True
             for ticket in (*self._queue, *([self._current] if self._current else [])):
                 ticket.abandon(self._clock())
-                ticket.end(Unavailable(f"the device {self.name} is shutting down"))
-            for _, done in self._errands:
-                done.cancel()
+                ticket.end(self._gone())
+            while self._errands:
+                _, done = self._errands.popleft()
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(self._gone())
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
@@ -205,7 +220,7 @@ class Lane:
         """From preparing to waiting for the device."""
         with self._change:
             if self._closed:
-                raise Unavailable(f"the device {self.name} is shutting down")
+                raise self._gone()
             self._start()
             self._preparing -= 1
             self._queue.append(ticket)
@@ -214,13 +229,24 @@ class Lane:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"lane-{self.name}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._live, name=f"lane-{self.name}", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _live(self) -> None:
+        try:
+            self._work()
+        except BaseException:  # outermost: a thread that ended unheard would keep callers waiting for ever
+            log.critical("the thread of the device %s has ended", self.name, exc_info=True)
+            self._begin_piece()  # nothing ends it: to whoever watches, the device is stuck
 
     def _run_errands(self) -> None:
         """On the device's thread, while no job is under way."""
-        while self._errands:
-            work, done = self._errands.popleft()
+        while True:
+            with self._change:
+                if not self._errands:
+                    return
+                work, done = self._errands.popleft()
             if not done.set_running_or_notify_cancel():
                 continue
             self._begin_piece()
@@ -228,7 +254,24 @@ class Lane:
                 done.set_result(work())
             except BaseException as error:  # outermost: the lane outlives it, and whoever waits gets it
                 done.set_exception(error)
+                if isinstance(error, DeviceLost):
+                    self._lose(error)
             self._end_piece()
+
+    def _lose(self, error: DeviceLost) -> None:
+        """Nobody waits any longer for a device that will not come back."""
+        log.critical("the device %s is lost: %s", self.name, error.message)
+        with self._change:
+            self._closed, self._why = True, error
+            for ticket in self._queue:
+                ticket.end(error)
+            for _, done in self._errands:
+                done.cancel()
+            self.lost_since = self._clock()
+
+    def _gone(self) -> SensoriumError:
+        """Why nothing is taken any more."""
+        return self._why or Unavailable(f"the device {self.name} is shutting down")
 
     def _abandon(self, ticket: Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
@@ -252,7 +295,7 @@ class Lane:
 
     def _end_piece(self) -> None:
         if self.busy_since is not None:
-            self.longest_s = max(self.longest_s, self._clock() - self.busy_since)
+            self._longest_s = max(self._longest_s, self._clock() - self.busy_since)
         self.busy_since = None
 
     def _count_waiting(self) -> None:
@@ -278,6 +321,8 @@ class Lane:
                 self._current, self.counters.running = None, 0
                 self._count(outcome, self._clock() - begun)
             ticket.end(error)
+            if isinstance(error, DeviceLost):
+                self._lose(error)
 
     def _count(self, outcome: str, seconds: float | None) -> None:
         """Count how a job ended, and let the time it took count in the mean."""

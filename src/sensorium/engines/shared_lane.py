@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sensorium.engines.diffusion_vlm.answering import Answering, Finished
 from sensorium.engines.diffusion_vlm.batch import Batch, Step
 from sensorium.engines.lane import Lane, Ticket
-from sensorium.errors import Cancelled, SensoriumError, Unavailable, UpstreamFailed
+from sensorium.errors import Cancelled, DeviceLost, SensoriumError, UpstreamFailed
 
 log = logging.getLogger("sensorium.engine")
 
@@ -39,12 +39,12 @@ class SharedLane(Lane):
             self._leave()
             if not self._served:
                 self._run_errands()
-            if self.batch is not None:
+            if not self._errands:
                 self._admit()
             if self._served:
                 self._tick()
         for answering in [*self._served]:
-            self._end(answering, "cancelled", Unavailable(f"the device {self.name} is shutting down"))
+            self._end(answering, "cancelled", self._gone())
 
     def _wait(self) -> bool:
         """Sleep while there is nothing to do; False when the lane is closed."""
@@ -60,30 +60,34 @@ class SharedLane(Lane):
                 self._end(answering, "cancelled", Cancelled("the caller went away"))
 
     def _admit(self) -> None:
-        """Give free slots to those who wait, in their order."""
-        while self._batch.room:
-            with self._change:
-                if not self._queue:
-                    return
-                ticket = self._queue.popleft()
-                self._count_waiting()
-                waiting = len(self._queue)
-            self._begin_piece()
-            try:
-                answering = self._batch.admit(ticket.job(ticket.abandoned.is_set), waiting)
-            except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
-                self._settle("failed")
-                ticket.end(error)
-            else:
-                self._served[answering] = ticket, self._clock()
-                self.counters.running = len(self._served)
-            finally:
-                self._end_piece()
+        """Give the first of those who wait a free slot: one between two ticks, since its pictures may take as long as many of them."""
+        batch = self.batch  # it may go while nobody is served
+        with self._change:
+            if batch is None or not batch.room or not self._queue or self._closed:
+                return
+            ticket = self._queue.popleft()
+            self._count_waiting()
+            waiting = len(self._queue)
+        self._begin_piece()
+        try:
+            answering = batch.admit(ticket.job(ticket.abandoned.is_set), waiting)
+        except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
+            self._settle("cancelled" if isinstance(error, Cancelled) else "failed")
+            ticket.end(error)
+            if isinstance(error, DeviceLost):
+                self._lose(error)
+        else:
+            self._served[answering] = ticket, self._clock()
+            self.counters.running = len(self._served)
+        finally:
+            self._end_piece()
 
     def _tick(self) -> None:
         self._begin_piece()
         try:
             steps = self._batch.tick()
+        except DeviceLost as error:
+            self._lose(error)
         except Exception:  # outermost: no fault in one tick may leave callers waiting for ever
             log.exception("a tick failed; the answers in it are lost")
             for answering in [*self._served]:
@@ -93,6 +97,11 @@ class SharedLane(Lane):
                 self._hand_out(step)
         finally:
             self._end_piece()
+
+    def _lose(self, error: DeviceLost) -> None:
+        for answering in [*self._served]:
+            self._end(answering, "failed", error)
+        super()._lose(error)
 
     def _hand_out(self, step: Step) -> None:
         ticket, _ = self._served[step.answering]
@@ -118,5 +127,6 @@ class SharedLane(Lane):
         return [ticket for ticket, _ in [*self._served.values()]]
 
     def _patience(self) -> float:
-        rounds = (self.counters.waiting + 1) / (self.batch.figures.slots if self.batch is not None else 1)
+        batch = self.batch
+        rounds = (self.counters.waiting + 1) / (batch.figures.slots if batch is not None else 1)
         return max(1.0, math.ceil(self._mean_s * rounds))

@@ -246,3 +246,83 @@ def test_auto_drafts_while_there_is_room_to_and_says_what_it_did(folder: Path, c
     hot = Batch(backend(folder, config, 1), config).admit(alone.prepare(ask(0, None, mode="auto", temperature=1.0)))
     assert hot.mode == "ar"
     assert Batch(backend(folder, config, 1), config).admit(alone.prepare(ask(0, None, mode="auto")), waiting=20).mode == "ar"
+
+
+def test_the_time_that_looking_at_pictures_takes_is_told_as_part_of_the_whole(folder: Path, config: VLMConfig, alone: DiffusionVLM) -> None:
+    """Two seconds to the device, five in the tower, then one for each forward."""
+    now = 100.0
+
+    def look(pixels: Any) -> Any:
+        nonlocal now
+        now += 7
+        counting.transfer_s += 2
+        return counting.inner.features(pixels)
+
+    def forward(rows: Sequence[Row]) -> None:
+        nonlocal now
+        now += 1
+
+    counting = Counting(backend(folder, config, 1), spoil=forward)
+    counting.features = look  # type: ignore[method-assign]
+    batch = Batch(counting, config, clock=lambda: now)
+    job = alone.prepare(ask(0, 0, max_tokens=3, mode="ar"))
+    batch.admit(job)
+    events: list[Any] = []
+    while batch.active:
+        events += [event for step in batch.tick() for event in step.events]
+    told, used = events[-1].timings, events[-1].usage
+    assert told.gpu_transfer_time == pytest.approx(2)
+    assert told.generation_time == pytest.approx(5 + used.completion_tokens)
+    whole = told.total_time
+    assert whole == pytest.approx(7 + used.completion_tokens + job.preparing_s)
+    assert sum((told.preprocessing_time, told.gpu_transfer_time, told.generation_time, told.decode_time)) <= whole
+
+
+def asked(batch: Batch, alone: DiffusionVLM, words: int, shown: int | None = None) -> tuple[str, int]:
+    """An answer of a batch, and how much of its prompt was taken over."""
+    text, (_, used) = play(batch, [alone.prepare(ask(words, shown, max_tokens=12, mode="ar"))], {})[0]
+    return text, used.cached_tokens
+
+
+def test_a_copy_that_fails_leaves_nothing_that_is_taken_for_copied(folder: Path, config: VLMConfig, alone: DiffusionVLM) -> None:
+    """One prompt is in slot 0; the copy that would keep it elsewhere fails, or the one before the answer."""
+
+    def full(*_: int) -> None:
+        raise Unavailable("no room", code="out_of_memory")
+
+    for fault in ("copy", "reserve"):
+        counting = Counting(backend(folder, config, 3))
+        batch = Batch(counting, config)
+        asked(batch, alone, 2, 1)
+        kept = getattr(counting, fault)
+        setattr(counting, fault, full)
+        with pytest.raises(Unavailable):
+            batch.admit(alone.prepare(ask(3, None, max_tokens=12, mode="ar")))
+        setattr(counting, fault, kept)
+        assert batch.room == 3
+        for words, shown in ((3, None), (2, 1)):
+            assert asked(batch, alone, words, shown)[0] == single(alone, ask(words, shown, max_tokens=12, mode="ar"))[0]
+
+
+def test_an_answer_that_cannot_be_moved_ends_alone(folder: Path, config: VLMConfig, alone: DiffusionVLM) -> None:
+    """Four answers, the first three of which leave: the last one would move down, and its copy fails."""
+
+    def full(*_: int) -> None:
+        raise ZeroDivisionError("inside")
+
+    counting = Counting(backend(folder, config, 6))
+    batch = Batch(counting, config)
+    questions = [ask(words, 0, max_tokens=30, mode="ar") for words in (0, 1, 2, 3, 2, 1)]
+    going = [batch.admit(alone.prepare(question)) for question in questions]
+    while any(one.prefilling for one in going):
+        batch.tick()
+    for one in going[1:5]:
+        batch.drop(one)
+    kept, counting.copy = counting.copy, full  # type: ignore[method-assign]
+    steps = {step.answering: step.error for step in batch.tick()}
+    counting.copy = kept  # type: ignore[method-assign]
+    assert steps[going[0]] is None and isinstance(steps[going[5]], UpstreamFailed) and "inside" not in str(steps[going[5]])
+    assert batch.active == [going[0]] and batch.room == 5
+    batch.drop(going[0])
+    for words in (0, 1, 2, 3):
+        assert asked(batch, alone, words, 0)[0] == single(alone, ask(words, 0, max_tokens=12, mode="ar"))[0]

@@ -5,7 +5,6 @@ It does not know what computes the rows, nor how many answers there are beside i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -92,13 +91,15 @@ class Job:
 
 
 class Answering:
-    """An admitted answer: `slot` is where its keys and values are, `row` the forward it waits for, None once it is over."""
+    """An admitted answer: `slot` is where its keys and values are, `row` the forward it waits for, None once it is over.
 
-    def __init__(self, job: Job, decoding: Decoding, slot: int, mode: str, clock: Clock = time.perf_counter) -> None:
+    It began at `begun` by the clock; since then its pictures took `transfer_s` to the device.
+    """
+
+    def __init__(self, job: Job, decoding: Decoding, slot: int, mode: str, clock: Clock, begun: float, transfer_s: float) -> None:
         self.job, self.slot, self.mode = job, slot, mode
         self.decoding = decoding
-        self.transfer_s = 0.0
-        self._clock, self._begun = clock, clock()
+        self._clock, self._begun, self._transfer_s = clock, begun, transfer_s
         self._telling_s = 0.0
         self._over = False
 
@@ -147,12 +148,13 @@ class Answering:
         )
 
     def _timings(self) -> Timings:
-        working = self._clock() - self._begun
+        preparing, transfer, telling = self.job.preparing_s, self._transfer_s, self._telling_s
+        generation = max(0.0, self._clock() - self._begun - transfer - telling)
         return Timings(
-            total_time=self.job.preparing_s + working,
+            total_time=preparing + transfer + generation + telling,  # in this order: parts must not sum to more by a rounding
             image_validation_time=0.0,
-            preprocessing_time=self.job.preparing_s,
-            gpu_transfer_time=self.transfer_s,
-            generation_time=working - self.transfer_s - self._telling_s,
-            decode_time=self._telling_s,
+            preprocessing_time=preparing,
+            gpu_transfer_time=transfer,
+            generation_time=generation,
+            decode_time=telling,
         )

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sensorium.engines.diffusion_vlm.answering import Answering, Event, Finished, Job
+from sensorium.engines.diffusion_vlm.answering import Answering, Clock, Event, Finished, Job
 from sensorium.engines.diffusion_vlm.ask import LARGEST_SEED, Picture, chosen, program
 from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.decode import Counts, Decoding, Request
 from sensorium.engines.diffusion_vlm.rows import Answer, Backend, Ids, Row
 from sensorium.engines.diffusion_vlm.seen import CELLS, Seen
 from sensorium.engines.diffusion_vlm.slots import Copy, Slots
-from sensorium.errors import SensoriumError, UpstreamFailed
+from sensorium.errors import DeviceLost, SensoriumError, UpstreamFailed
 
 log = logging.getLogger("sensorium.engine")
 
@@ -58,10 +59,13 @@ class Figures:
 
 class Batch:
     """The answers of one model. `reuse` lets a prompt take over what an earlier one with the same beginning has computed; projector rows
-    of about `cells` cells are kept, those used last."""
+    of about `cells` cells are kept, those used last. `clock` counts seconds."""
 
-    def __init__(self, backend: Backend, config: VLMConfig, *, reuse: bool = True, cells: int = CELLS) -> None:
+    def __init__(
+        self, backend: Backend, config: VLMConfig, *, reuse: bool = True, cells: int = CELLS, clock: Clock = time.perf_counter
+    ) -> None:
         self.backend, self.config = backend, config
+        self._clock = clock
         self.active: list[Answering] = []
         self.figures = Figures(slots=backend.slots, length=backend.length)
         self._slots = Slots(backend.slots, reuse=reuse)
@@ -74,15 +78,15 @@ class Batch:
 
     def admit(self, job: Job, waiting: int = 0) -> Answering:
         """Give an answer its slot and begin it; `waiting` others wait. Raises what looking at its pictures raises, slot untaken."""
+        begun, moved = self._clock(), self.backend.transfer_s
+        self.backend.reserve(len(job.prompt.ids) + job.room)
         place = self._slots.take(job.identity)
         try:
-            self.backend.reserve(len(job.prompt.ids) + job.room)
             self._copy(place.copies)
-            before = self.backend.transfer_s
             request = self._request(job, place.reused)
             mode = chosen(job.ask, len(self.active) + 1 + waiting)
-            answering = Answering(job, Decoding(request, program(job.ask, job.schedule, mode, job.grammar)), place.slot, mode)
-            answering.transfer_s = self.backend.transfer_s - before
+            decoding = Decoding(request, program(job.ask, job.schedule, mode, job.grammar))
+            answering = Answering(job, decoding, place.slot, mode, self._clock, begun, self.backend.transfer_s - moved)
         except BaseException:
             self._slots.forget(place.slot)
             self._slots.release(place.slot)
@@ -100,14 +104,14 @@ class Batch:
         self._count(answering)
 
     def tick(self) -> list[Step]:
-        """One forward for all that can go on. What finishes or fails by it has been dropped when this returns."""
-        self._settle()
+        """One forward for all that can go on. What finishes or fails by it has been dropped when this returns. Raises DeviceLost."""
+        unmoved = self._settle()
         chosen = self._choose()
         rows = [replace(row, slot=one.slot) for one in chosen if (row := one.row) is not None]
         self.figures.ticks += 1
         self.figures.rows += len(rows)
-        outcomes = self._run(rows)
-        return [self._taken(one, row, outcome) for one, row, outcome in zip(chosen, rows, outcomes, strict=True)]
+        outcomes = self._run(rows) if rows else ()
+        return unmoved + [self._taken(one, row, outcome) for one, row, outcome in zip(chosen, rows, outcomes, strict=True)]
 
     def _choose(self) -> list[Answering]:
         """Every answer that is past its prompt, and the next piece of the oldest prompt whose pictures have been looked at."""
@@ -117,14 +121,17 @@ class Batch:
         return going + (ready or ([] if going else reading))[:1]
 
     def _run(self, rows: Sequence[Row]) -> Sequence[Answer | SensoriumError]:
-        """Answer all rows, or, when that fails, each on its own, so that one bad row ends only its own answer."""
+        """Answer all rows, or, when that fails, each on its own, so that one bad row ends only its own answer. Raises DeviceLost."""
         try:
             return [_sound(answer) for answer in self.backend.forward(rows)]
+        except DeviceLost:
+            raise
         except Exception as error:  # outermost: whatever a row does to the device, the other answers go on
             if len(rows) == 1:
                 return [_told(error)]
             log.warning("a forward of %d rows failed (%s); each is tried on its own", len(rows), type(error).__name__)
-            return [outcome for row in rows for outcome in self._run([row])]
+        # Only here: an error keeps alive what its frames held on the device.
+        return [outcome for row in rows for outcome in self._run([row])]
 
     def _taken(self, one: Answering, row: Row, outcome: Answer | SensoriumError) -> Step:
         if isinstance(outcome, SensoriumError):
@@ -146,20 +153,28 @@ class Batch:
         self.drop(one)
         return Step(one, error=error)
 
-    def _settle(self) -> None:
-        """Move the answer in the highest slot down when forwards then span fewer slots."""
+    def _settle(self) -> list[Step]:
+        """Move the answer in the highest slot down when forwards then span fewer slots; how it ended if that failed."""
         highest = self._slots.highest
         mover = next((one for one in self.active if one.slot == highest), None)
-        if mover is None or mover.row is None:
-            return
-        moved = self._slots.denser(mover.row.start)
-        if moved is not None:
-            mover.slot, copies = moved
+        moved = self._slots.denser(mover.row.start) if mover is not None and mover.row is not None else None
+        if mover is None or moved is None:
+            return []
+        mover.slot, copies = moved
+        try:
             self._copy(copies)
+        except Exception as error:  # outermost: the other answers stay where they are and go on
+            return [self._failed(mover, _told(error))]
+        return []
 
     def _copy(self, copies: Sequence[Copy]) -> None:
-        for copy in copies:
-            self.backend.copy(copy.source, copy.target, copy.length)
+        try:
+            for copy in copies:
+                self.backend.copy(copy.source, copy.target, copy.length)
+        except BaseException:
+            for copy in copies:
+                self._slots.forget(copy.target)
+            raise
 
     def _request(self, job: Job, reused: int) -> Request:
         """What decoding starts from. Pictures that lie in the reused beginning are not looked at."""
