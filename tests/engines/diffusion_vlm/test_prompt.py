@@ -173,9 +173,7 @@ def test_a_template_that_loses_a_picture_is_noticed(tmp_path: Path) -> None:
         "{{ messages[9].content }}<|image_start|>",
         "{{ ''.__class__.__mro__ }}<|image_start|>",
         "{{ messages.clear() }}",
-        [
-            "{{ range(10**9) }}",
-        ],
+        "{{ range(10**9) }}",
         "{{ 1 // 0 }}",
     ],
 )

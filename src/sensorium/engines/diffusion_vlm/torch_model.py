@@ -236,7 +236,9 @@ class TorchModel:
         )
         cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + keys]
         x = self._states(x[None], cache, place)[0]
-        return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
+        if row.last:  # what is no number elsewhere in the prompt must not go unheard: it has left zeros in the cache
+            x = torch.where(x.isfinite().all(), x[-1:], torch.nan)
+        return normalise(x, self.gain, self._sizes.eps)
 
     def _embedded(self, row: Row) -> torch.Tensor:
         """The embeddings of a row's tokens [n, hidden], the features in their places."""
