@@ -571,3 +571,8 @@ def test_a_body_beyond_the_cap_is_413(flow: FlowImage, monkeypatch: pytest.Monke
 def test_a_request_id_that_is_not_plain_is_replaced() -> None:
     head, _ = post(serve(Script("x")), CHAT, QUESTION, {"x-request-id": "a b\tc"})
     assert head.headers["x-request-id"] != "a b\tc"
+
+
+def test_a_body_that_is_too_long_is_told_without_a_setting_that_an_engine_does_not_have() -> None:
+    head, reply = post(serve(Script("x")), CHAT, b"", {"content-length": str(10**9)})
+    assert (head.status, reply["error"]["hint"]) == (413, "send a smaller picture")

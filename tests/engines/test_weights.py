@@ -218,3 +218,13 @@ def test_values_that_are_no_numbers_are_named_where_they_are_asked_for(tmp_path:
         assert caught.value.problems == [f"{tmp_path.name}: tensor b.weight holds NaN or infinite values"]
     write_weights(tmp_path, VALUES, storage)
     assert sorted(weights.load_finite(tmp_path, PLAN)) == sorted(VALUES)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path, VALUES)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(weights.np, "memmap", refused)
+    assert problems(tmp_path) == ["model.safetensors cannot be read: Permission denied"]

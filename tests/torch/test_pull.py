@@ -9,8 +9,10 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -266,6 +268,26 @@ def test_troubles_are_one_sentence(tmp_path: Path, arguments: list[str], environ
     assert result.returncode == 1
     assert said in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (lambda page: page.update(id="../../elsewhere"), "neither a name nor a commit"),
+        (lambda page: page.update(sha=None), "neither a name nor a commit"),
+        (lambda page: page.update(sha="../main"), "neither a name nor a commit"),
+        (lambda page: page["siblings"][0].pop("size"), "no size of 'README.md'"),
+        (lambda page: page["siblings"][0].update(size=-5), "no size of 'README.md'"),
+        (lambda page: page["siblings"][-1].update(size=51 * 10**9), "too large"),
+        (lambda page: page.update(cardData=["x"]), "cannot be read (AttributeError"),
+        (dict.clear, "cannot be read (KeyError"),
+    ],
+)
+def test_a_page_of_the_hub_that_cannot_be_is_one_sentence(tmp_path: Path, odd: Callable[[dict[str, Any]], object], said: str) -> None:
+    with running(FileHub(SMALL, odd=odd)) as url:
+        result = pulled(tmp_path, url, "--accept-licence")
+    assert (result.returncode, said in result.stderr, "Traceback" in result.stderr) == (1, True, False), result.stderr
+    assert not list(tmp_path.rglob("elsewhere*"))
 
 
 def test_a_gated_repository_wants_a_token_that_nobody_sees(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
@@ -125,7 +126,10 @@ class EngineApp:
         if all(one.state == "ready" for one in self._hosted):
             await exchange.respond(200, msgspec.json.encode({"status": "ready"}))
             return
-        told = {"status": "loading", "models": [one.progress() for one in self._hosted]}
+        told: dict[str, Any] = {"status": "loading"}
+        with suppress(Unauthorized, Forbidden):  # anybody may ask whether; which models there are is for those who may call them
+            self._require_known(exchange)
+            told["models"] = [one.progress() for one in self._hosted]
         await exchange.respond(503, msgspec.json.encode(told), {"retry-after": f"{TRY_AGAIN_S:.0f}"})
 
     async def _list(self, exchange: Exchange) -> None:

@@ -215,7 +215,10 @@ def _read_file(path: Path) -> dict[str, Stored]:
     """Map one file and cut it into tensors along its header."""
     if not path.is_file() or path.stat().st_size < 8:
         raise SettingsError([f"{path.name} is absent or shorter than a safetensors header"])
-    mapped = np.memmap(path, np.uint8, "r")
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+    except OSError as error:
+        raise SettingsError([f"{path.name} cannot be read: {error.strerror}"]) from None
     length = int(mapped[:8].view("<u8")[0])
     if length > len(mapped) - 8:
         raise SettingsError([f"{path.name} is cut short: its header alone should take {length} bytes"])

@@ -386,6 +386,8 @@ def test_a_pixel_that_is_off(tmp_path: Path, dumps: Path) -> None:
         (lambda index: index["cases"][0].update(picture="../scene.png"), "not a file beside the index"),
         (lambda index: index["cases"][0].update(picture="none.png"), "none.png is missing"),
         (lambda index: index["cases"][0].update(steps=31), "not shared"),
+        (lambda index: index["cases"][0].update(block_length=0), "not an index of golden dumps"),
+        (lambda index: index["cases"][0].update(steps=0), "not an index of golden dumps"),
         (lambda index: index["cases"][0].update(prompt=[]), "the prompt is empty"),
         (lambda index: index["cases"][0].update(max_tokens=3200, steps=3200), "this model holds 1024"),
     ],
