@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ import pytest
 
 from sensorium.cli_engine import Told, ordered, shipped, whole
 from sensorium.errors import SettingsError
+from sensorium.webserver import LONGEST_HEAD
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
-from tests.hub_process import hub_environment, running_hub
+from tests.hub_process import free_port, hub_environment, running_hub
 
 PATIENCE = 60.0
 VLM, FLOW = "sensorium/scenes-vlm", "sensorium/scenes-flow"
@@ -158,6 +160,13 @@ def test_it_ends_cleanly(number: signal.Signals, code: int) -> None:
         assert (process.returncode, "Traceback" in said) == (code, False), said
 
 
+def test_a_head_that_does_not_end_is_refused(served: tuple[str, list[str]]) -> None:
+    with socket.create_connection(("127.0.0.1", int(served[0].rpartition(":")[2])), timeout=PATIENCE) as caller:
+        caller.sendall(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nx-long: " + b"y" * LONGEST_HEAD)
+        answer = b"".join(iter(lambda: caller.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
 def test_a_token_is_needed_where_others_can_come() -> None:
     code, said = ended("--model", VLM, "--host", "0.0.0.0")
     assert (code, "SENSORIUM_ENGINE_TOKEN holds none" in said) == (2, True)
@@ -215,6 +224,29 @@ def test_what_names_no_model_is_told_at_once() -> None:
     assert len(caught.value.problems) == 5
     for says in ("--name is given 3 times, for 2 models", "--serves further", "--serves d=e", "--serves a=", "--pin f: no model is called"):
         assert says in told
+
+
+def test_an_id_that_no_call_could_have_is_refused() -> None:
+    with pytest.raises(SettingsError) as caught:
+        ordered(found(("/m/first", ""), ("/m/two words", "")), ["a\nb"], ['a\nb=x"y'], [], MORE)
+    ids = ("'a\\nb'", "'x\"y'", "'sensorium/two words'")
+    assert [problem.partition(" is no id")[0] for problem in caught.value.problems] == list(ids)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_what_is_printed_and_read_by_nobody_does_not_end_it() -> None:
+    port = free_port()
+    line = command("--model", VLM, "--port", str(port))
+    with subprocess.Popen(line, env=hub_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        try:
+            with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", max_retries=30) as client:
+                assert [model.id for model in client.models.list()] == [VLM]
+        finally:
+            process.terminate()
+        said = process.stderr.read()
+    assert (process.returncode, "Traceback" in said) == (0, False), said
 
 
 def test_models_of_ours_run_on_numpy_and_others_on_what_there_is(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sensorium.cli_outcome import FAILED, fail, outcome
+from sensorium.cli_outcome import FAILED, fail, harmless, outcome
 
 if TYPE_CHECKING:
     from sensorium.engines.diffusion_vlm.checks import Check
@@ -66,7 +66,7 @@ def verify_checkpoint(
         checks = verify(path, dumps=golden, device=device, dtype=dtype)
         failed = [check.name for check in checks if check.state == "FAIL"]
         told = {"checkpoint": str(path), "ok": not failed, "checks": [asdict(check) for check in checks]}
-        print(json.dumps(told, indent=2) if as_json else table(checks))
+        print(json.dumps(told, indent=2) if as_json else harmless(table(checks)))
         if failed:
             fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", FAILED)
 
@@ -97,7 +97,7 @@ def offered(chosen: Plan) -> str:
     told = known(repository.name)
     if told:
         lines.append(("known here", f"{told}. This is what we know of it; its text decides"))
-    return "\n".join(f"{name:<12}{text}" for name, text in lines)
+    return "\n".join(f"{name:<12}{harmless(text, lines=False)}" for name, text in lines)
 
 
 def _ask(chosen: Plan) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
-from sensorium.cli_outcome import FAILED, INTERRUPTED, outcome
+from sensorium.cli_outcome import FAILED, INTERRUPTED, harmless, outcome
 from sensorium.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ def ordered(
     found: list[tuple[Path, str]], names: list[str], serves: list[str], pins: list[str], more: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What is ordered of each model: a folder and its id, "" for one that has none but its folder's name. Raises SettingsError."""
+    # Start-up cost: the settings take longer to import than most commands take to run.
+    from sensorium.options import MODEL_ID
+
     if not found:
         raise SettingsError([f"--model is missing; name a folder, a shipped model ({', '.join(shipped())}) or one that was pulled"])
     problems = [f"--name is given {len(names)} times, for {len(found)} models"] if len(names) > len(found) else []
@@ -127,6 +131,9 @@ def ordered(
         problems += [] if of else [f"--pin {pinned}: no model is called that; there is {', '.join(one['name'] for one in models)}"]
         for one in of:
             one["pinned"] = True
+    ids = [id for one in models for id in (one["name"], *one["serves"])]
+    wrong = [id for id in ids if not MODEL_ID.fullmatch(id)]
+    problems += [f"{id!r} is no id that a call could have; give another one with --name or --serves" for id in wrong]
     if problems:
         raise SettingsError(problems)
     return models
@@ -205,7 +212,7 @@ def _serve(orders: Orders, host: str, port: int, log_level: str, token_env: str)
     if code == UNUSABLE:
         raise SettingsError(told.problems)
     for problem in told.problems:
-        print(f"sensorium: {problem}", file=sys.stderr)
+        print(f"sensorium: {harmless(problem)}", file=sys.stderr)
     leave(INTERRUPTED if process.interrupted else FAILED if code else 0, process.clean)
 
 
@@ -221,14 +228,22 @@ class Told:
         """Take a report."""
         self.problems = list(event.get("problems", ()))
         if event["event"] == "ready":
-            print(overview(), flush=True)
+            _say(overview(), sys.stdout)
         for one in event.get("models", ()):
             name, done, whole = one["name"], one["loaded_bytes"], one["total_bytes"]
             tenth = 10 * done // whole if whole else 0
             if one["state"] == "loading" and self._tenths.get(name) != tenth:
                 self._tenths[name] = tenth
                 far = f": {done / 1e9:.1f} of {whole / 1e9:.1f} GB" if whole else ""
-                print(f"loading {name}{far}", file=sys.stderr, flush=True)
+                _say(f"loading {name}{far}", sys.stderr)
+
+
+def _say(line: str, out: TextIO) -> None:
+    """Print a line. When nobody reads what is printed any more, the models are still served."""
+    try:
+        print(line, file=out, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 def _overview(url: str, hosted: list[Hosted], guarded: bool, token_env: str) -> str:

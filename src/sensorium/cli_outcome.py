@@ -41,5 +41,11 @@ def outcome() -> Iterator[None]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    print(f"sensorium: {message}", file=sys.stderr)
+    print(f"sensorium: {harmless(message)}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def harmless(text: str, *, lines: bool = True) -> str:
+    """Text that others wrote, for a terminal: what would steer it, or cannot be encoded, as its escape sequence; line ends stay where
+    `lines` says so."""
+    return "".join(one if one.isprintable() or (lines and one == "\n") else one.encode("unicode_escape").decode() for one in text)

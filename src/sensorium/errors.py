@@ -20,6 +20,7 @@
     ├── UpstreamFailed          502  the model's side broke or sent nonsense
     ├── UpstreamRefused         any  the model's side answered with an error; its class is the code
     ├── Unavailable             503  nobody can answer now
+    │   └── DeviceLost          503  the device can do nothing more for this process; a new one can
     ├── DeadlineExceeded        504
     └── SettingsError           (no reply)  the hub cannot start; lists every problem
 
@@ -186,6 +187,12 @@ class Unavailable(SensoriumError):
     """Nobody can answer this call now."""
 
     code, status, retryable, kind = "unavailable", 503, True, "upstream_error"
+
+
+class DeviceLost(Unavailable):
+    """A device that fails whatever it is asked, for as long as this process lives; the process ends, and the next one can answer."""
+
+    code = "device_lost"
 
 
 class DeadlineExceeded(SensoriumError):

@@ -51,10 +51,11 @@ class Exchange:
         """A request header by its lower-case name, "" when missing."""
         return self._headers.get(name, "")
 
-    async def body(self, cap: int) -> bytes:
-        """The whole body. Raises BodyTooLarge beyond `cap` bytes, with both sizes; Cancelled when the caller hangs up before its end."""
+    async def body(self, cap: int, hint: str = "send a smaller picture") -> bytes:
+        """The whole body. Raises BodyTooLarge beyond `cap` bytes, with both sizes and `hint`; Cancelled when the caller hangs up before
+        its end."""
         got = bytearray()  # one buffer that grows: many small parts would leave the heap in pieces
-        async for part in self.parts(cap, "send a smaller picture; the cap is server.max_body_bytes"):
+        async for part in self.parts(cap, hint):
             got += part
         return bytes(got)
 

@@ -77,7 +77,7 @@ def _name(path: Path) -> str:
 def _json(path: Path, name: str) -> dict[str, Any]:
     try:
         told = json.loads((path / name).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ValueError(f"{name} cannot be read") from None
     return told if isinstance(told, dict) else {}
 

@@ -99,7 +99,7 @@ def test_valid_inputs_and_what_the_model_is_sent_for_them(input: dict[str, Any],
 
 UNICODE = "Input should be a valid string, unable to parse raw data as a unicode string"
 FLOAT = "Input should be a valid number, unable to parse string as a number"
-MODES = "'diffusion', 'ar' or 'linear'"
+MODES = "'diffusion', 'ar', 'linear' or 'auto'"
 MULTIPLE = "Input should be a multiple of"
 WHOLE, PARSED = "Input should be a valid integer", "Input should be a valid integer, unable to parse string as an integer"
 LEAST, MOST = "Input should be greater than or equal to", "Input should be less than or equal to"
@@ -244,7 +244,7 @@ def test_steps_that_are_left_out_are_the_fewest_from_256_on(max_tokens: int, blo
     assert steps <= MOST_STEPS
 
 
-@pytest.mark.parametrize("mode", ["ar", "linear"])
+@pytest.mark.parametrize("mode", ["ar", "linear", "auto"])
 def test_modes_without_steps_have_no_schedule(mode: str) -> None:
     running = bench()
     running.run(ID, ASKED | {"mode": mode, "num_inference_steps": 7})

@@ -532,6 +532,14 @@ def test_without_the_token_nothing_is_served(flow: FlowImage, method: str, path:
     assert json.loads(data)["error"]["code"] == "invalid_token"
 
 
+def test_a_missing_token_is_told_as_missing_in_fals_words() -> None:
+    def detail(headers: dict[str, str]) -> str:
+        return str(json.loads(asyncio.run(ask(serve(Script("x")), "POST", "/run", {}, headers))[1])["detail"])
+
+    assert detail({}) == "Authorization header is required"
+    assert detail({"authorization": "Key wrong"}) == "No user found for Key ID and Secret"
+
+
 def test_readiness_needs_no_token_and_the_list_names_every_model(flow: FlowImage) -> None:
     app = serve(Script("x"), flow)
     head, data = asyncio.run(ask(app, "GET", "/readyz"))
@@ -563,3 +571,8 @@ def test_a_body_beyond_the_cap_is_413(flow: FlowImage, monkeypatch: pytest.Monke
 def test_a_request_id_that_is_not_plain_is_replaced() -> None:
     head, _ = post(serve(Script("x")), CHAT, QUESTION, {"x-request-id": "a b\tc"})
     assert head.headers["x-request-id"] != "a b\tc"
+
+
+def test_a_body_that_is_too_long_is_told_without_a_setting_that_an_engine_does_not_have() -> None:
+    head, reply = post(serve(Script("x")), CHAT, b"", {"content-length": str(10**9)})
+    assert (head.status, reply["error"]["hint"]) == (413, "send a smaller picture")

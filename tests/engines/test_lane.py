@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sensorium.engines.lane import Cancelling, Lane
-from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable, Unprocessable
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, Unavailable, Unprocessable
 
 PATIENCE = 10.0
 
@@ -250,6 +250,23 @@ def test_closing_the_lane_tells_everyone() -> None:
         assert not waiting.begun.is_set()
         with pytest.raises(Unavailable, match="shutting down"):
             await lane.run(Job())
+
+    run(test())
+
+
+def test_a_lost_device_is_lost_for_all_who_wait_and_come() -> None:
+    async def test() -> None:
+        lane, first, second = Lane("cuda:0"), Job(DeviceLost("illegal address")), Job()
+        tasks = [asyncio.create_task(lane.run(first))]
+        await reached(first.begun)
+        tasks.append(asyncio.create_task(lane.run(second)))
+        while not lane.counters.waiting:
+            await asyncio.sleep(0)
+        assert lane.lost_since is None
+        first.go.set()
+        told = await asyncio.gather(*tasks, lane.run(Job()), return_exceptions=True)
+        assert all(isinstance(one, DeviceLost) for one in told) and not second.begun.is_set()
+        assert lane.close(PATIENCE) and lane.lost_since is not None
 
     run(test())
 

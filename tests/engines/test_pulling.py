@@ -13,7 +13,7 @@ import pytest
 
 from sensorium.engines import pulling
 from sensorium.engines.licences import known
-from sensorium.engines.pulled import RECORD, Licence, Listed, Record, Repository, find, folder_of, read_record, write_record
+from sensorium.engines.pulled import RECORD, Held, Licence, Listed, Record, Repository, find, folder_of, read_record, write_record
 from sensorium.errors import SettingsError
 
 NAME = "nvidia/Nemotron-Labs-Diffusion-VLM-8B"
@@ -88,6 +88,16 @@ def test_a_record_is_read_as_it_was_written_or_told_as_damaged(tmp_path: Path) -
     (folder / RECORD).write_text("{")
     with pytest.raises(SettingsError, match="damaged"):
         find(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../notes.txt", "/etc/hostname", "sub/../../x"])
+def test_a_record_never_names_files_of_others(tmp_path: Path, name: str) -> None:
+    folder = folder_of(NAME, tmp_path)
+    folder.mkdir(parents=True)
+    held = {name: Held(size=1, sha256="0" * 64)}
+    write_record(folder, Record(repository=NAME, revision="c" * 40, licence=Licence(), acknowledged_at="", files=held, complete=True))
+    with pytest.raises(SettingsError, match="not in its folder"):
+        pulling.plan(repository("model.safetensors"), folder)
 
 
 def test_what_we_know_of_licences() -> None:

@@ -109,7 +109,7 @@ STEPS = ("num_inference_steps", "inference_steps")
         *(({name: 8}, name, "16 (max_tokens 512 / block_length 32); nearest valid value: 16") for name in STEPS),
         *(({name: 40}, name, "16 (max_tokens 512 / block_length 32); nearest valid values: 32 and 48") for name in STEPS),
         ({"num_inference_steps": 32, "inference_steps": 64}, "inference_steps", "(64 and 32)"),
-        ({"mode": "fast"}, "mode", "'diffusion', 'ar' or 'linear'"),
+        ({"mode": "fast"}, "mode", "'diffusion', 'ar', 'linear' or 'auto'"),
     ],
 )
 def test_each_rule_of_the_input(change: dict[str, Any], field: str, says: str, path: str) -> None:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sensorium.engines.diffusion_vlm.config import read_config
 from sensorium.engines.loading import Loading, kind
 from sensorium.engines.orders import ModelOrder, Orders
 from sensorium.errors import SettingsError
-from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
+from tests.engines.diffusion_vlm.checkpoints import random_weights, write_checkpoint, write_weights
 from tests.engines.flow_image import tiny
 
 
@@ -51,7 +53,7 @@ def test_another_kind_is_refused(tmp_path: Path, content: str, says: str) -> Non
 def test_a_folder_without_a_model_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"config\.json .*, model_index\.json .* or sensorium\.json"):
         kind(tmp_path)
-    with pytest.raises(SettingsError, match="is no folder"):
+    with pytest.raises(SettingsError, match=r"^nowhere is no folder"):  # callers are told, and need not know where
         kind(tmp_path / "nowhere")
 
 
@@ -104,6 +106,15 @@ def test_a_model_that_cannot_be_loaded_has_failed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="prediction must be x0"):
         here.run()
     assert [one["state"] for one in here.progress()] == ["failed", "waiting"]
+
+
+def test_a_checkpoint_that_holds_no_numbers_is_not_served(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "vlm")
+    values = random_weights(read_config(folder), 0)
+    values["encoder.multi_modal_projector.norm.weight"][3] = np.nan
+    write_weights(folder, values)
+    with pytest.raises(SettingsError, match=r"vlm: tensor encoder\.multi_modal_projector\.norm\.weight holds NaN or infinite values"):
+        loading(ModelOrder(path=str(folder))).run()
 
 
 def test_a_device_of_torch_needs_torch_and_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

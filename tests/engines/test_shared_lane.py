@@ -18,7 +18,7 @@ from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.diffusion_vlm.numpy_backend import NumpyBackend
 from sensorium.engines.diffusion_vlm.rows import Answer, Row
 from sensorium.engines.shared_lane import SharedLane
-from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable, UpstreamFailed
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, Unavailable, UpstreamFailed
 from tests.engines.asgi import PATIENCE
 from tests.engines.diffusion_vlm.checkpoints import write_checkpoint
 
@@ -168,6 +168,22 @@ def test_what_a_forward_raises_reaches_its_caller_in_words_for_callers(folder: P
         assert bench.lane.counters.failed == 1
 
     run(folder, test)
+
+
+def test_a_lost_device_ends_all_calls_and_takes_no_more(folder: Path) -> None:
+    """Those in the forward, who are not tried one by one, those who wait, and those who come later are told the same."""
+
+    async def test(bench: Bench) -> None:
+        calls = [asyncio.create_task(bench.answer(mode="ar", max_tokens=400)) for _ in range(4)]
+        await at_forward(bench)
+        bench.backend.fault = DeviceLost("illegal address")
+        bench.free()
+        told = [*await asyncio.gather(*calls, return_exceptions=True), *await asyncio.gather(bench.answer(), return_exceptions=True)]
+        assert all(isinstance(one, DeviceLost) for one in told) and len(told) == 5
+        assert len(bench.backend.widths) == 1 and bench.lane.lost_since is not None
+        assert bench.lane.close(PATIENCE)
+
+    run(folder, test, slots=2)
 
 
 def test_closing_ends_those_who_are_served_and_those_who_wait(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
 
+from sensorium.engines.chat import FIELDS
 from sensorium.engines.diffusion_vlm.engine import DiffusionVLM
 from sensorium.engines.endpoint import EngineApp
 from sensorium.engines.flow_image.engine import FlowImage
@@ -55,6 +56,8 @@ def test_readiness_tells_how_far_each_model_is() -> None:
         {"name": "sensorium/script", "state": "ready", "loaded_bytes": 0, "total_bytes": 0},
         {"name": "sensorium/big", "state": "loading", "loaded_bytes": 5, "total_bytes": 10},
     ]
+    anybody = asyncio.run(ask(app, "GET", "/readyz"))
+    assert (anybody[0].status, json.loads(anybody[1])) == (503, {"status": "loading"})
     assert asyncio.run(ask(app, "POST", CHAT, QUESTION, AUTH))[0].status == 200  # the other one works already
     second.ready(Script("x"), Lane("cuda"), Place("cuda:0", "bfloat16", 8, 4096))
     assert get(app, "/readyz")[0] == 200
@@ -139,6 +142,7 @@ def test_the_doors_are_described_for_the_models_that_are_here(tmp_path: Path) ->
         "description": "",
     }
     assert schemas["ChatBody"]["properties"]["max_tokens"] == {"type": "integer", "minimum": 1, "maximum": 8192, "default": 512}
+    assert set(schemas["ChatBody"]["properties"]) == FIELDS - {"user", "store", "metadata", "n", "steps"}
     assert schemas["ChatBody"]["properties"]["model"]["enum"] == ["*", "sensorium/script"]
     assert "/run" not in json.loads(get(serve(flow), "/schema")[2])["paths"]
 

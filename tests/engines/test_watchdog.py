@@ -43,6 +43,7 @@ class Device:
     busy_since: float | None = None
     abandoned_since: float | None = None
     longest_s: float = 1.0
+    lost_since: float | None = None
     thread: int | None = None
 
 
@@ -68,6 +69,9 @@ def reason(device: Device, now: float, hang_s: float | None = None) -> str | Non
         (Device(busy_since=60, abandoned_since=60, longest_s=0), None, None),
         (Device(busy_since=100 - FIRST_S - 1, abandoned_since=100 - FIRST_S - 1, longest_s=0), None, "did not let go"),
         (Device(busy_since=None, abandoned_since=0), 5.0, None),
+        # lost: once callers have been told
+        (Device(lost_since=99.5), None, None),
+        (Device(lost_since=99), None, "the device cuda:0 is lost to this process"),
     ],
 )
 def test_what_counts_as_stuck(device: Device, hang_s: float | None, stuck: str | None) -> None:

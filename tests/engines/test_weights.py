@@ -100,6 +100,7 @@ def broken(kind: str) -> bytes:
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     heads = {
         "not json": b"{nope",
+        "nested without end": b"[" * 100_000,
         "not a mapping": b"[]",
         "entry is no mapping": json.dumps({"a": 3}).encode(),
         "unknown format": json.dumps({"a": entry | {"dtype": "F8_E4M3"}}).encode(),
@@ -116,6 +117,7 @@ def broken(kind: str) -> bytes:
     ("kind", "said"),
     [
         ("not json", "header that is not JSON"),
+        ("nested without end", "header that is not JSON"),
         ("not a mapping", "not a mapping"),
         ("entry is no mapping", "header entry of a"),
         ("unknown format", "stored as F8_E4M3"),
@@ -204,3 +206,25 @@ def test_a_shard_cut_short_is_named_with_the_tensor(tmp_path: Path, lost: int) -
     assert [problem.split(": ")[:2] for problem in problems(tmp_path)] == [
         ["model-00002-of-00003.safetensors is cut short", f"tensor b.weight should end at byte 144 of {144 - lost}"]
     ]
+
+
+@pytest.mark.parametrize("storage", ["F32", "F16", "BF16"])
+def test_values_that_are_no_numbers_are_named_where_they_are_asked_for(tmp_path: Path, storage: str) -> None:
+    for wrong in (np.nan, np.inf, -np.inf):
+        spoilt = VALUES | {"b.weight": np.where(VALUES["b.weight"] == 3, np.float32(wrong), VALUES["b.weight"])}
+        write_weights(tmp_path, spoilt, storage)
+        with pytest.raises(SettingsError) as caught:
+            weights.load_finite(tmp_path, PLAN)
+        assert caught.value.problems == [f"{tmp_path.name}: tensor b.weight holds NaN or infinite values"]
+    write_weights(tmp_path, VALUES, storage)
+    assert sorted(weights.load_finite(tmp_path, PLAN)) == sorted(VALUES)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path, VALUES)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(weights.np, "memmap", refused)
+    assert problems(tmp_path) == ["model.safetensors cannot be read: Permission denied"]

@@ -9,8 +9,10 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +98,15 @@ def test_what_an_engine_reads_is_fetched_and_nothing_else(tmp_path: Path) -> Non
         again = pulled(tmp_path, url)  # agreed to before
         assert (again.returncode, hub.downloads()) == (0, [])
         assert again.stdout.count("was there, checked") == len(SMALL)
+
+
+def test_a_card_cannot_steer_the_terminal_nor_add_lines(tmp_path: Path) -> None:
+    card = {"license": "other", "license_name": "free\x1b[2J\nlicence     Apache-2.0", "license_link": "https://example.com/\x1b]0;x\x07"}
+    with running(FileHub(SMALL, card=card)) as url:
+        said = pulled(tmp_path, url).stdout
+    assert "free\\x1b[2J\\nlicence" in said
+    assert all(letter.isprintable() for letter in said.replace("\n", ""))
+    assert [line.split()[0] for line in said.splitlines()].count("licence") == 1
 
 
 def test_a_name_in_another_case_is_the_same_model(tmp_path: Path) -> None:
@@ -257,6 +268,26 @@ def test_troubles_are_one_sentence(tmp_path: Path, arguments: list[str], environ
     assert result.returncode == 1
     assert said in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (lambda page: page.update(id="../../elsewhere"), "neither a name nor a commit"),
+        (lambda page: page.update(sha=None), "neither a name nor a commit"),
+        (lambda page: page.update(sha="../main"), "neither a name nor a commit"),
+        (lambda page: page["siblings"][0].pop("size"), "no size of 'README.md'"),
+        (lambda page: page["siblings"][0].update(size=-5), "no size of 'README.md'"),
+        (lambda page: page["siblings"][-1].update(size=51 * 10**9), "too large"),
+        (lambda page: page.update(cardData=["x"]), "cannot be read (AttributeError"),
+        (dict.clear, "cannot be read (KeyError"),
+    ],
+)
+def test_a_page_of_the_hub_that_cannot_be_is_one_sentence(tmp_path: Path, odd: Callable[[dict[str, Any]], object], said: str) -> None:
+    with running(FileHub(SMALL, odd=odd)) as url:
+        result = pulled(tmp_path, url, "--accept-licence")
+    assert (result.returncode, said in result.stderr, "Traceback" in result.stderr) == (1, True, False), result.stderr
+    assert not list(tmp_path.rglob("elsewhere*"))
 
 
 def test_a_gated_repository_wants_a_token_that_nobody_sees(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sensorium.engines.diffusion_vlm.torch_attention import attend, hidden_bias, parts_of, split_bias
 from tests.engines.diffusion_vlm import plain
@@ -70,3 +71,14 @@ def test_keys_and_values_are_read_where_they_lie() -> None:
     cache = torch.zeros(2, 4, 3, 1280, 16)[:, :2, :, :1152]
     pieces = cache[1].flatten(0, 1).unflatten(1, (9, -1))
     assert pieces.shape == (6, 9, 128, 16) and pieces.data_ptr() == cache[1].data_ptr()
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("split", [False, True])
+def test_what_comes_out_multiplies_a_matrix_once_for_all_rows(length: int, split: bool) -> None:
+    """A product over rows whose strides do not fold becomes one for each row, each of which reads the matrix."""
+    query, key, value, visible = drawn(3, length, 4, 2, 384)
+    bias = hidden_bias(visible, 2, torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # which is how the compiler sees it
+        out = attend(query, key, value, split_bias(bias, 2, parts_of(384)) if split else bias, split=split)
+    assert out.stride() == (length * 64, 64, 1)

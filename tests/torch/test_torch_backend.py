@@ -28,7 +28,7 @@ from sensorium.engines.diffusion_vlm.rows import Features, Row
 from sensorium.engines.diffusion_vlm.torch_backend import TorchBackend, guarded
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.orders import ModelOrder
-from sensorium.errors import SettingsError, Unavailable
+from sensorium.errors import DeviceLost, SettingsError, Unavailable
 from tests.engines.diffusion_vlm.checkpoints import VARIANTS, encode, random_weights, write_checkpoint, write_safetensors
 
 CPU = torch.device("cpu")
@@ -305,6 +305,27 @@ def test_other_failures_pass() -> None:
         guarded(CPU, "this", lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
 
 
+def test_a_fault_that_stays_is_told_apart_from_one_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells is whether the device does anything after it, not the words."""
+
+    def fault() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    gpu, dead = torch.device("cuda", 0), False
+
+    def wait(_: Any) -> None:
+        if dead:
+            raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.tensor(1))
+    with pytest.raises(RuntimeError, match="assert"):
+        guarded(gpu, "this", fault)
+    dead = True
+    with pytest.raises(DeviceLost, match=r"cuda:0 is lost .*\(CUDA error: device-side assert triggered\)"):
+        guarded(gpu, "this", fault)
+
+
 def test_a_picture_too_large_fails_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = load(tiny)
     model = engine(tiny, backend)
@@ -383,3 +404,13 @@ def test_a_picture_goes_its_own_way_until_a_row_needs_it(monkeypatch: pytest.Mon
     backend.forward([Row(slot, 0, [7, 7], True, features=features) for slot, features in enumerate(places)])
     assert cuda.log == [("main", "waits for looking"), ("main", "keeps 2")]
     assert seen[0].features is None and seen[1].features.rows.tolist() == [[2] * 3, [3] * 3] and seen[2].features.rows is plain
+
+
+def test_after_the_warm_up_answers_are_what_they_were(tiny: Path) -> None:
+    """It leaves nothing that a later answer would read, and counts as no picture."""
+    warm, plain = (torch_backend.load(tiny, order(tiny), together=True) for _ in range(2))
+    torch_backend.warm_up(warm)
+    assert warm.transfer_s == 0.0
+    row = Row(0, 0, [5, 6, 7], False)
+    (best, confidence), (right, sure) = warm.forward([row])[0], plain.forward([row])[0]
+    assert np.array_equal(best, right) and np.array_equal(confidence, sure)

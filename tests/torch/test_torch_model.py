@@ -139,6 +139,14 @@ def test_no_answer_leaves_a_nan_for_the_next_in_its_slot(tiny: Tiny) -> None:
     assert torch.isfinite(model.cache).all()
 
 
+def test_what_is_no_number_in_a_prompt_is_told_by_its_last_position(tiny: Tiny) -> None:
+    broken = np.full((1, tiny.config.hidden), np.nan, np.float32)
+    ((_, confidence),) = tiny.torch().forward([Row(0, 0, tiny.tokens(30), True, True, features=Features([3], broken))])
+    assert np.isnan(confidence).all()
+    ((_, confidence),) = tiny.torch().forward([Row(0, 0, tiny.tokens(30), True, True)])
+    assert np.isfinite(confidence).all()
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_features_replace_the_embeddings_at_their_places(tiny: Tiny, together: bool) -> None:
     rows = np.random.default_rng(1).normal(size=(3, tiny.config.hidden)).astype(np.float32)

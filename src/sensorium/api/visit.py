@@ -49,7 +49,7 @@ class Visit(Exchange):
 
     async def whole_body(self) -> bytes:
         """The body under this hub's cap. Raises as `Exchange.body` does."""
-        return await self.body(self._max_body)
+        return await self.body(self._max_body, "send a smaller picture; the cap is server.max_body_bytes")
 
     async def answer(self, body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         """A whole answer made here; `headers` may name another source than the hub."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sensorium.errors import SettingsError
+from sensorium.errors import DeviceLost, SettingsError
 
 INSTALL = "pip install 'sensorium[torch]'"
 NAME = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+LOST_S = 30.0
 MEMORY_UNKNOWN = 16 << 30  # assumed where the system does not say
 
 
@@ -108,6 +109,25 @@ def _has_bfloat16(torch: Any, device: Any) -> bool:
         except (TypeError, RuntimeError):
             return False
     return True
+
+
+def check_alive(device: Any) -> None:
+    """After a fault on a GPU: raises DeviceLost when it can do nothing more for this process.
+
+    Illegal accesses, failed assertions and hardware faults stay: every later call fails with them. A small piece of work tells.
+    """
+    if device.type != "cuda":
+        return
+    torch = torch_library()
+    try:
+        torch.cuda.synchronize(device)
+        torch.ones(1, device=device).item()
+    except torch.OutOfMemoryError:
+        return
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0][:200]
+        told = f"the device {device} is lost to this process and will be back with the next one ({said})"
+        raise DeviceLost(told, retry_after=LOST_S) from None
 
 
 def free_bytes(device: Any) -> int:

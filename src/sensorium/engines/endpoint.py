@@ -9,6 +9,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
@@ -22,7 +23,7 @@ from sensorium.engines.drawings import Drawings
 from sensorium.engines.fencing import ATTEMPT, REQUEST, Fence
 from sensorium.engines.hosted import TRY_AGAIN_S, Hosted, chosen
 from sensorium.engines.lane import Counters
-from sensorium.errors import Cancelled, Forbidden, MethodNotAllowed, NotFound, SensoriumError, Unauthorized, UpstreamFailed
+from sensorium.errors import Cancelled, Forbidden, MethodNotAllowed, NotFound, SensoriumError, TokenMissing, Unauthorized, UpstreamFailed
 from sensorium.exchange import Exchange, Receive, Render, Send, error_headers, foreign
 from sensorium.wire import fal_errors, nvidia, openai, parameters, sse
 
@@ -114,7 +115,10 @@ class EngineApp:
             if reason is not None:
                 raise Forbidden(f"this engine has no token and {reason}", hint="start it with a token")
             return
-        scheme, _, given = exchange.header("authorization").partition(" ")
+        shown = exchange.header("authorization")
+        if not shown:
+            raise TokenMissing("this engine serves those who show its token, and none was sent")
+        scheme, _, given = shown.partition(" ")
         if scheme.lower() not in SCHEMES or not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
             raise Unauthorized("this engine serves those who know its token; its own hub does")
 
@@ -122,7 +126,10 @@ class EngineApp:
         if all(one.state == "ready" for one in self._hosted):
             await exchange.respond(200, msgspec.json.encode({"status": "ready"}))
             return
-        told = {"status": "loading", "models": [one.progress() for one in self._hosted]}
+        told: dict[str, Any] = {"status": "loading"}
+        with suppress(Unauthorized, Forbidden):  # anybody may ask whether; which models there are is for those who may call them
+            self._require_known(exchange)
+            told["models"] = [one.progress() for one in self._hosted]
         await exchange.respond(503, msgspec.json.encode(told), {"retry-after": f"{TRY_AGAIN_S:.0f}"})
 
     async def _list(self, exchange: Exchange) -> None:

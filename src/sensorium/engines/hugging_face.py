@@ -7,6 +7,7 @@ are not used: they would hold a second copy in the user's home, and since its re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,20 +25,35 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from sensorium.engines.pulled import Licence, Listed, Repository, size_of
+from sensorium.engines.pulled import MODEL_ID, Licence, Listed, Repository, size_of
 from sensorium.errors import Busy, Forbidden, NotFound, SensoriumError, Unauthorized, Unavailable, UpstreamFailed
 
 PATIENCE_S = 30.0
 LOCK_S = 1.0
+COMMIT = re.compile("[0-9a-f]{40,64}")
 
 
 def look(model_id: str, revision: str | None) -> Repository:
     """Ask the hub what it holds. Raises SensoriumError with one sentence when it cannot be had."""
     with _told(model_id, revision):
-        info = HfApi().model_info(model_id, revision=revision, files_metadata=True, timeout=PATIENCE_S)
+        try:
+            info = HfApi().model_info(model_id, revision=revision, files_metadata=True, timeout=PATIENCE_S)
+            return _repository(info)
+        except (LookupError, TypeError, AttributeError) as error:  # of the library too: it reads the hub's page as it comes
+            raise UpstreamFailed(f"what the hub tells of {model_id} cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _repository(info: Any) -> Repository:
+    """What the hub has told. Raises UpstreamFailed where that is not a page of a repository at one commit."""
     listed = tuple(
-        Listed(one.rfilename, int(one.size or 0), one.blob_id, one.lfs.sha256 if one.lfs else None) for one in info.siblings or ()
+        Listed(one.rfilename, -1 if one.size is None else int(one.size), one.blob_id, one.lfs.sha256 if one.lfs else None)
+        for one in info.siblings or ()
     )
+    if not COMMIT.fullmatch(str(info.sha)) or not MODEL_ID.fullmatch(str(info.id)):
+        raise UpstreamFailed(f"the hub tells neither a name nor a commit that can be: {info.id!r:.99}, {info.sha!r:.99}")
+    unsized = [file.path for file in listed if file.size < 0]
+    if unsized:
+        raise UpstreamFailed(f"the hub tells no size of {unsized[0]!r:.99} in {info.id}, so that nobody could tell when it is whole")
     return Repository(info.id, info.sha, listed, _licence(info), bool(info.gated))
 
 
@@ -95,6 +111,8 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
         if error.errno is not None:  # of this machine, such as a full disk
             raise
         raise UpstreamFailed(f"a file of {name} came with another size than the hub lists; run it again") from None
+    except ValueError as error:  # a name or a size that the library does not take, a page that is no JSON
+        raise UpstreamFailed(f"{name} cannot be fetched: {str(error).strip().partition('. ')[0]}") from None
     except HTTPError as error:
         raise Unavailable(f"the hub does not answer or broke off ({type(error).__name__}); what has come stays: run it again") from None
 

@@ -18,7 +18,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sensorium.errors import Busy, Cancelled, DeadlineExceeded, Unavailable
+from sensorium.errors import Busy, Cancelled, DeadlineExceeded, DeviceLost, SensoriumError, Unavailable
 
 T = TypeVar("T")
 Cancelling = Callable[[], bool]
@@ -111,7 +111,8 @@ class Lane:
     At most `limit` calls wait; the next one gets Busy with the time after which it may fit. `clock` counts seconds.
 
     `busy_since` is when the piece of work that is under way began, None while there is none: a job begins a new one whenever it makes an
-    item or asks whether it is cancelled.
+    item or asks whether it is cancelled. `lost_since` is when a job raised
+    DeviceLost: from then on nothing runs here, and whoever looks after the lane ends the process.
     """
 
     def __init__(self, name: str, limit: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
@@ -124,10 +125,12 @@ class Lane:
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._why: SensoriumError | None = None
         self._mean_s = 0.1
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.busy_since: float | None = None
         self._longest_s = 0.0
+        self.lost_since: float | None = None
 
     @property
     def abandoned_since(self) -> float | None:
@@ -171,7 +174,7 @@ class Lane:
         """Take a place among those that wait, before the costly part of preparing a job. The deadline counts from here. Raises Busy."""
         with self._change:
             if self._closed:
-                raise self._closing()
+                raise self._gone()
             if self.counters.waiting >= self.limit:
                 self.counters.refused += 1
                 raise Busy(f"{self.counters.waiting} calls are waiting for the device {self.name} already", retry_after=self._patience())
@@ -191,7 +194,7 @@ class Lane:
         done: Future[T] = Future()
         with self._change:
             if self._closed:
-                raise self._closing()
+                raise self._gone()
             self._start()
             self._errands.append((work, done))
             self._change.notify()
@@ -203,24 +206,21 @@ class Lane:
             self._closed = True
             for ticket in (*self._queue, *self._under_way()):
                 ticket.abandon(self._clock())
-                ticket.end(self._closing())
+                ticket.end(self._gone())
             while self._errands:
                 _, done = self._errands.popleft()
                 if done.set_running_or_notify_cancel():
-                    done.set_exception(self._closing())
+                    done.set_exception(self._gone())
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
         return self._thread is None or not self._thread.is_alive()
 
-    def _closing(self) -> Unavailable:
-        return Unavailable(f"the device {self.name} is shutting down")
-
     def _queue_up(self, ticket: Ticket) -> None:
         """From preparing to waiting for the device."""
         with self._change:
             if self._closed:
-                raise self._closing()
+                raise self._gone()
             self._start()
             self._preparing -= 1
             self._queue.append(ticket)
@@ -254,7 +254,24 @@ class Lane:
                 done.set_result(work())
             except BaseException as error:  # outermost: the lane outlives it, and whoever waits gets it
                 done.set_exception(error)
+                if isinstance(error, DeviceLost):
+                    self._lose(error)
             self._end_piece()
+
+    def _lose(self, error: DeviceLost) -> None:
+        """Nobody waits any longer for a device that will not come back."""
+        log.critical("the device %s is lost: %s", self.name, error.message)
+        with self._change:
+            self._closed, self._why = True, error
+            for ticket in self._queue:
+                ticket.end(error)
+            for _, done in self._errands:
+                done.cancel()
+            self.lost_since = self._clock()
+
+    def _gone(self) -> SensoriumError:
+        """Why nothing is taken any more."""
+        return self._why or Unavailable(f"the device {self.name} is shutting down")
 
     def _abandon(self, ticket: Ticket) -> None:
         """The caller needs no more: tell a running job, take a waiting one out of the queue."""
@@ -304,6 +321,8 @@ class Lane:
                 self._current, self.counters.running = None, 0
                 self._count(outcome, self._clock() - begun)
             ticket.end(error)
+            if isinstance(error, DeviceLost):
+                self._lose(error)
 
     def _count(self, outcome: str, seconds: float | None) -> None:
         """Count how a job ended, and let the time it took count in the mean."""

@@ -159,7 +159,7 @@ def _device(order: ModelOrder) -> str:
 def kind(folder: Path) -> Kind:
     """What the folder holds, by its files. Raises SettingsError that names what is expected."""
     if not folder.is_dir():
-        raise SettingsError([f"{folder} is no folder"])
+        raise SettingsError([f"{folder.name} is no folder"])  # its name alone: callers are told why an engine cannot run
     if (folder / SIDE).is_file():
         return _declared(folder)
     if (folder / PIPELINE).is_file():
@@ -167,13 +167,13 @@ def kind(folder: Path) -> Kind:
     if (folder / CONFIG).is_file():
         return "diffusion_vlm"  # official checkpoints come without a file of ours
     expected = f"{CONFIG} (a block-diffusion VLM), {PIPELINE} (FLUX in the layout of diffusers) or {SIDE} (a model of ours)"
-    raise SettingsError([f"{folder} holds no model that runs here; one of these files is expected: {expected}"])
+    raise SettingsError([f"{folder.name} holds no model that runs here; one of these files is expected: {expected}"])
 
 
 def _declared(folder: Path) -> Kind:
     try:
         declared = json.loads((folder / SIDE).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise SettingsError([f"{folder.name}/{SIDE} cannot be read"]) from None
     said = declared.get("kind") if isinstance(declared, dict) else None
     for known in DECLARED:

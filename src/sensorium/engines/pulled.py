@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import msgspec
 
@@ -115,11 +115,16 @@ def find(model_id: str, home: Path) -> Path:
 def read_record(folder: Path) -> Record | None:
     """The record of a folder; None when there is none. Raises SettingsError when it is damaged."""
     try:
-        return msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=Record)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SettingsError([f"{folder / RECORD} is damaged ({error}); delete it and run sensorium pull again"]) from None
+    # A pull deletes what is no longer listed: a record that came with its folder must not name files of others.
+    outside = [name for name in record.files if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
+    if outside:
+        raise SettingsError([f"{folder / RECORD} names {outside[0]!r}, which is not in its folder; delete it and run sensorium pull again"])
+    return record
 
 
 def write_record(folder: Path, record: Record) -> None:

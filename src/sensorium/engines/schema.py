@@ -78,6 +78,7 @@ def _body(names: Sequence[str]) -> dict[str, Any]:
         "mode": {"type": "string", "enum": list(MODES), "default": MODES[0]},
         "block_length": _whole(BLOCK_LENGTH, 32),
         "num_inference_steps": {**_whole(STEPS), "description": f"Over all blocks; {DEFAULT_STEPS}, rounded up to a multiple of them."},
+        "response_format": {**_OBJECT, "description": "OpenAI's: text, json_object, or json_schema, which the answer is held to."},
         "threshold": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.9, "nullable": True},
     }
     return {"type": "object", "required": ["messages"], "properties": members}

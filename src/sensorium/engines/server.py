@@ -31,7 +31,7 @@ from sensorium.engines.loading import Loading
 from sensorium.engines.orders import Orders
 from sensorium.engines.watchdog import Watchdog
 from sensorium.errors import SensoriumError, SettingsError
-from sensorium.webserver import Server
+from sensorium.webserver import Calls, Server
 
 GRACE_S: Final = 5
 PULSE_S: Final = 1.0
@@ -93,6 +93,7 @@ class Process:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http=Calls,
             lifespan="off",
             ws="none",
             timeout_graceful_shutdown=GRACE_S,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sensorium.engines.diffusion_vlm.answering import Answering, Finished
 from sensorium.engines.diffusion_vlm.batch import Batch, Step
 from sensorium.engines.lane import Lane, Ticket
-from sensorium.errors import Cancelled, SensoriumError, UpstreamFailed
+from sensorium.errors import Cancelled, DeviceLost, SensoriumError, UpstreamFailed
 
 log = logging.getLogger("sensorium.engine")
 
@@ -44,7 +44,7 @@ class SharedLane(Lane):
             if self._served:
                 self._tick()
         for answering in [*self._served]:
-            self._end(answering, "cancelled", self._closing())
+            self._end(answering, "cancelled", self._gone())
 
     def _wait(self) -> bool:
         """Sleep while there is nothing to do; False when the lane is closed."""
@@ -74,6 +74,8 @@ class SharedLane(Lane):
         except BaseException as error:  # outermost: the lane outlives whatever a job raises, and the caller gets it
             self._settle("cancelled" if isinstance(error, Cancelled) else "failed")
             ticket.end(error)
+            if isinstance(error, DeviceLost):
+                self._lose(error)
         else:
             self._served[answering] = ticket, self._clock()
             self.counters.running = len(self._served)
@@ -84,6 +86,8 @@ class SharedLane(Lane):
         self._begin_piece()
         try:
             steps = self._batch.tick()
+        except DeviceLost as error:
+            self._lose(error)
         except Exception:  # outermost: no fault in one tick may leave callers waiting for ever
             log.exception("a tick failed; the answers in it are lost")
             for answering in [*self._served]:
@@ -93,6 +97,11 @@ class SharedLane(Lane):
                 self._hand_out(step)
         finally:
             self._end_piece()
+
+    def _lose(self, error: DeviceLost) -> None:
+        for answering in [*self._served]:
+            self._end(answering, "failed", error)
+        super()._lose(error)
 
     def _hand_out(self, step: Step) -> None:
         ticket, _ = self._served[step.answering]

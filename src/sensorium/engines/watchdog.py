@@ -1,4 +1,4 @@
-"""Ends the process when a device is stuck: in a forward that never comes back, or in work for a caller who has long gone.
+"""Ends the process when a device is stuck: in a forward that never comes back, or in work for a caller who has long gone. Or lost.
 
 Nothing can interrupt a thread inside a kernel; a new process can do its work. It knows no models; whoever runs the process starts it again.
 """
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 LOOK_EVERY_S: Final = 0.5
 STOOD_S: Final = 5.0  # between two looks: the whole process stood still, with its computer or on its own
 LET_GO_S: Final = 10.0  # five seconds, and as long again as calls get when the process is told to stop
+LAST_WORDS_S: Final = 1.0  # for callers to be told that the device is lost
 FIRST_S: Final = 300.0  # the first job of all may compile, record and allocate
 log = logging.getLogger("sensorium.engine")
 
@@ -39,6 +40,10 @@ class Watched(Protocol):
     @property
     def longest_s(self) -> float:
         """How long the longest piece of work so far has taken; 0 before the first job was finished."""
+
+    @property
+    def lost_since(self) -> float | None:
+        """When the device was lost to this process."""
 
     @property
     def thread(self) -> int | None:
@@ -76,6 +81,8 @@ class Watchdog:
 
     def _stuck(self, lane: Watched, now: float) -> str | None:
         busy, told = lane.busy_since, lane.abandoned_since
+        if lane.lost_since is not None and now - lane.lost_since >= LAST_WORDS_S:
+            return f"the device {lane.name} is lost to this process"
         if busy is None:
             return None
         busy = max(busy, self._resumed)

@@ -26,6 +26,9 @@ Plan = Mapping[str, tuple[int, ...]]
 SCALE = "_scale"
 ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1}
 STORED_AS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "I8": np.dtype("i1")}
+# The bits of the exponent, all set in infinities and NaNs, by number format.
+EXPONENTS: dict[str, tuple[Any, int]] = {"F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80)}
+PIECE = 1 << 24
 LISTED = 12
 
 
@@ -44,6 +47,14 @@ class Stored:
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         values: FloatArray = np.array(raw, np.float32)
         return values
+
+    def not_finite(self) -> int:
+        """How many values are NaN or infinite, without decoding them."""
+        if self.kind not in EXPONENTS:
+            return 0
+        kind, exponent = EXPONENTS[self.kind]
+        raw: NDArray[Any] = self.data.view(np.dtype(kind).newbyteorder("<"))
+        return sum(int(((raw[at : at + PIECE] & kind(exponent)) == exponent).sum()) for at in range(0, raw.size, PIECE))
 
 
 class Tensors(Mapping[str, FloatArray]):
@@ -78,6 +89,10 @@ class Tensors(Mapping[str, FloatArray]):
         """A tensor as it lies in its file, and its scale if it is I8: for who decodes it another way."""
         return self._stored[name], self._stored.get(self._scales.get(name, ""))
 
+    def not_finite(self, name: str) -> int:
+        """How many values of a tensor and of its scale are NaN or infinite."""
+        return sum(part.not_finite() for part in self.stored(name) if part is not None)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, read off the header."""
         return self._stored[name].shape
@@ -107,6 +122,15 @@ def load(folder: Path, plan: Plan, *, stem: str = "model", foreign: Mapping[str,
     problems = plan_problems(tensors, plan, foreign or {})
     if problems:
         raise SettingsError([f"{folder.name}: {problem}" for problem in problems])
+    return tensors
+
+
+def load_finite(folder: Path, plan: Plan, *, stem: str = "model", foreign: Mapping[str, str] | None = None) -> Tensors:
+    """As `load`, and every value looked at: for who computes with the tensors as they are. SettingsError names what holds no numbers."""
+    tensors = load(folder, plan, stem=stem, foreign=foreign)
+    wrong = [name for name in tensors if tensors.not_finite(name)]
+    if wrong:
+        raise SettingsError(abridged([f"{folder.name}: tensor {name} holds NaN or infinite values" for name in wrong]))
     return tensors
 
 
@@ -168,7 +192,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     """Tensor name -> file name out of an index, in its order; only plain file names, which cannot leave the folder."""
     try:
         where: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SettingsError([f"{index.name} is not a safetensors index: it has no readable weight_map"]) from error
     wrong = {repr(file): file for file in where.values() if not isinstance(file, str) or Path(file).name != file}
     if wrong:
@@ -191,7 +215,10 @@ def _read_file(path: Path) -> dict[str, Stored]:
     """Map one file and cut it into tensors along its header."""
     if not path.is_file() or path.stat().st_size < 8:
         raise SettingsError([f"{path.name} is absent or shorter than a safetensors header"])
-    mapped = np.memmap(path, np.uint8, "r")
+    try:
+        mapped = np.memmap(path, np.uint8, "r")
+    except OSError as error:
+        raise SettingsError([f"{path.name} cannot be read: {error.strerror}"]) from None
     length = int(mapped[:8].view("<u8")[0])
     if length > len(mapped) - 8:
         raise SettingsError([f"{path.name} is cut short: its header alone should take {length} bytes"])
@@ -217,7 +244,7 @@ def _header(file: str, text: bytes) -> dict[str, Any]:
 
     try:
         header = json.loads(text, object_pairs_hook=once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError([f"{file} has a header that is not JSON"]) from error
     if not isinstance(header, dict):
         raise SettingsError([f"{file} has a header that is not a mapping"])

@@ -45,8 +45,11 @@ class NemotronDiffusionVLMInput(Input):
         float, Field(ge=0, le=1, allow_inf_nan=False), REAL, described("Confidence threshold used by diffusion decoding.")
     ] = 0.9
     mode: Annotated[
-        Literal["diffusion", "ar", "linear"],
-        described("How to decode: by block diffusion, one token after the other, or drafted and verified. Not a part of fal's own schema."),
+        Literal["diffusion", "ar", "linear", "auto"],
+        described(
+            "How to decode: by block diffusion, one token after the other, drafted and verified, or the quicker of these last two. "
+            "Not a part of fal's own schema."
+        ),
     ] = "diffusion"
 
     @property

@@ -61,6 +61,8 @@ def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
         ({"eos_token_id": None}, "eos_token_id is missing"),
         ({"eos_token_id": []}, "eos_token_id"),
         ({"hidden_size": True}, "hidden_size is True"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected a whole number of at least 1 and at most 1000"),
+        ({"hidden_size": 2**40}, "hidden_size is 1099511627776"),
         ({"vision_config": {"hidden_act": "relu"}}, "vision_config.hidden_act is 'relu'"),
     ],
 )
@@ -98,7 +100,7 @@ def test_the_towers_theta_and_head_size_may_stand_where_older_files_have_them(tm
     assert (vision.theta, vision.head_dim) == (500.0, 16)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     assert "config.json is not" in problems(tmp_path)

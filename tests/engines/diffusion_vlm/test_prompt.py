@@ -167,7 +167,15 @@ def test_a_template_that_loses_a_picture_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["", "{% if %}", "{{ messages[9].content }}<|image_start|>", "{{ ''.__class__.__mro__ }}<|image_start|>", "{{ messages.clear() }}"],
+    [
+        "",
+        "{% if %}",
+        "{{ messages[9].content }}<|image_start|>",
+        "{{ ''.__class__.__mro__ }}<|image_start|>",
+        "{{ messages.clear() }}",
+        "{{ range(10**9) }}",
+        "{{ 1 // 0 }}",
+    ],
 )
 def test_an_unusable_template_is_found_at_start_up(tmp_path: Path, template: str) -> None:
     with pytest.raises(SettingsError, match=r"chat_template\.jinja"):
@@ -189,8 +197,17 @@ def test_a_tokenizer_without_the_image_marks_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         PromptBuilder(folder, read_config(folder))
     assert len(caught.value.problems) == 2
-    path.write_text("{}")
-    with pytest.raises(SettingsError, match="not a tokenizer file"):
+    for text in ("{}", '{"model": {}}', "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match="not a tokenizer file"):
+            PromptBuilder(folder, read_config(folder))
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 100_000])
+def test_a_tokenizer_config_that_is_no_mapping_is_named(tmp_path: Path, text: str) -> None:
+    folder = write_checkpoint(tmp_path)
+    (folder / "tokenizer_config.json").write_text(text)
+    with pytest.raises(SettingsError, match=r"tokenizer_config\.json is not"):
         PromptBuilder(folder, read_config(folder))
 
 

@@ -386,6 +386,8 @@ def test_a_pixel_that_is_off(tmp_path: Path, dumps: Path) -> None:
         (lambda index: index["cases"][0].update(picture="../scene.png"), "not a file beside the index"),
         (lambda index: index["cases"][0].update(picture="none.png"), "none.png is missing"),
         (lambda index: index["cases"][0].update(steps=31), "not shared"),
+        (lambda index: index["cases"][0].update(block_length=0), "not an index of golden dumps"),
+        (lambda index: index["cases"][0].update(steps=0), "not an index of golden dumps"),
         (lambda index: index["cases"][0].update(prompt=[]), "the prompt is empty"),
         (lambda index: index["cases"][0].update(max_tokens=3200, steps=3200), "this model holds 1024"),
     ],
@@ -419,3 +421,10 @@ def test_a_path_that_is_no_folder_or_another_kind(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(SettingsError, match="of diffusers"):
         verify.verify(tmp_path)
+
+
+def test_names_in_a_checkpoint_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    folder = spoiling.weights(write_checkpoint(tmp_path / "c"), lambda all: all.update({"a\x1b[2J\ud800": np.zeros(2, np.float32)}))
+    line = [sys.executable, "-m", "sensorium.cli", "verify-checkpoint", str(folder), "--device", "none"]
+    done = subprocess.run(line, env=hub_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr, "unexpected a\\x1b[2J\\ud800" in done.stdout) == (1, False, True), done

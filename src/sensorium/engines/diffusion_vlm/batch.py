@@ -21,7 +21,7 @@ from sensorium.engines.diffusion_vlm.decode import Counts, Decoding, Request
 from sensorium.engines.diffusion_vlm.rows import Answer, Backend, Ids, Row
 from sensorium.engines.diffusion_vlm.seen import CELLS, Seen
 from sensorium.engines.diffusion_vlm.slots import Copy, Slots
-from sensorium.errors import SensoriumError, UpstreamFailed
+from sensorium.errors import DeviceLost, SensoriumError, UpstreamFailed
 
 log = logging.getLogger("sensorium.engine")
 
@@ -104,7 +104,7 @@ class Batch:
         self._count(answering)
 
     def tick(self) -> list[Step]:
-        """One forward for all that can go on. What finishes or fails by it has been dropped when this returns."""
+        """One forward for all that can go on. What finishes or fails by it has been dropped when this returns. Raises DeviceLost."""
         unmoved = self._settle()
         going = self._choose()
         rows = [replace(row, slot=one.slot) for one in going if (row := one.row) is not None]
@@ -121,14 +121,17 @@ class Batch:
         return going + (ready or ([] if going else reading))[:1]
 
     def _run(self, rows: Sequence[Row]) -> Sequence[Answer | SensoriumError]:
-        """Answer all rows, or, when that fails, each on its own, so that one bad row ends only its own answer."""
+        """Answer all rows, or, when that fails, each on its own, so that one bad row ends only its own answer. Raises DeviceLost."""
         try:
             return [_sound(answer) for answer in self.backend.forward(rows)]
+        except DeviceLost:
+            raise
         except Exception as error:  # outermost: whatever a row does to the device, the other answers go on
             if len(rows) == 1:
                 return [_told(error)]
             log.warning("a forward of %d rows failed (%s); each is tried on its own", len(rows), type(error).__name__)
-            return [outcome for row in rows for outcome in self._run([row])]
+        # Only here: an error keeps alive what its frames held on the device.
+        return [outcome for row in rows for outcome in self._run([row])]
 
     def _taken(self, one: Answering, row: Row, outcome: Answer | SensoriumError) -> Step:
         if isinstance(outcome, SensoriumError):

@@ -94,6 +94,9 @@ FIXED: tuple[tuple[str, Any], ...] = (
 )
 
 
+MOST, MOST_LAYERS = 2**31 - 1, 1000  # every layer's tensors are planned before a file is opened: a number that is none costs all memory
+
+
 class _Reader:
     """Takes typed values out of nested JSON by dotted path and collects one sentence for each that is unusable."""
 
@@ -113,12 +116,12 @@ class _Reader:
         found = self.find(path)
         self.problems.append(f"{self.file}: {path} is {'missing' if found is None else repr(found)}, expected {wanted}")
 
-    def count(self, path: str, *, least: int = 1) -> int:
+    def count(self, path: str, *, least: int = 1, most: int = MOST) -> int:
         """A whole number of at least `least`."""
         value = self.find(path)
-        if type(value) is int and value >= least:
+        if type(value) is int and least <= value <= most:
             return value
-        self.complain(path, f"a whole number of at least {least}")
+        self.complain(path, f"a whole number of at least {least}" + (f" and at most {most}" if type(value) is int and value > most else ""))
         return least
 
     def number(self, path: str, *, zero: bool = False) -> float:
@@ -142,7 +145,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError([f"{path.parent.name}/{path.name} cannot be read: {error.strerror}"]) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError([f"{path.parent.name}/{path.name} is not JSON"]) from error
     if not isinstance(values, Mapping):
         raise SettingsError([f"{path.parent.name}/{path.name} is not a mapping"])
@@ -183,7 +186,7 @@ def _vision(reader: _Reader) -> VisionConfig:
         reader.complain(at("hidden_act"), "silu or gelu")
     return VisionConfig(
         hidden=hidden,
-        layers=reader.count(at("num_hidden_layers")),
+        layers=reader.count(at("num_hidden_layers"), most=MOST_LAYERS),
         heads=heads,
         head_dim=derived if reader.find(at("head_dim")) is None else reader.count(at("head_dim")),
         ffn=reader.count(at("intermediate_size")),
@@ -197,7 +200,7 @@ def _vision(reader: _Reader) -> VisionConfig:
 def _decoder(reader: _Reader, rope: Rope, vision: VisionConfig) -> VLMConfig:
     return VLMConfig(
         hidden=reader.count("hidden_size"),
-        layers=reader.count("num_hidden_layers"),
+        layers=reader.count("num_hidden_layers", most=MOST_LAYERS),
         heads=reader.count("num_attention_heads"),
         kv_heads=reader.count("num_key_value_heads"),
         head_dim=reader.count("head_dim"),

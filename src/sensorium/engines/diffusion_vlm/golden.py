@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from sensorium.errors import SettingsError
 
 INDEX = "index.json"
 DIMENSIONS = {"pixels": 3, "tower": 2, "features": 2, "prefill_logits": 1, "block_logits": 2}
+
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +37,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     question: str
     picture: str = ""
-    max_tokens: int
-    steps: int
-    block_length: int
+    max_tokens: Count
+    steps: Count
+    block_length: Count
     threshold: float | None = None
     prompt: list[int]
     block: list[int] = []
@@ -78,7 +81,7 @@ def _problems(folder: Path, case: Case) -> list[str]:
     problems = [f"{case.name}: {file!r} is not a file beside the index" for file in files if Path(file).name != file]
     problems += [f"{case.name}: {file} is missing" for file in files if not problems and not (folder / file).is_file()]
     problems += [f"{case.name}: {kind!r} is no kind of array" for kind in case.arrays if kind not in DIMENSIONS]
-    blocks = case.max_tokens // max(1, case.block_length)
+    blocks = case.max_tokens // case.block_length
     if blocks < 1 or case.max_tokens % case.block_length or case.steps % blocks:
         problems.append(f"{case.name}: max_tokens {case.max_tokens} and steps {case.steps} are not shared by blocks of {case.block_length}")
     if not case.prompt:

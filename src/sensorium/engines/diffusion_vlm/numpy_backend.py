@@ -29,7 +29,7 @@ class NumpyBackend:
     @classmethod
     def load(cls, folder: Path, config: VLMConfig) -> NumpyBackend:
         """Read the weights. Raises SettingsError that lists everything missing, unexpected or mis-shaped."""
-        tensors = checkpoint.load(folder, plan(config), foreign=CONVERSIONS)
+        tensors = checkpoint.load_finite(folder, plan(config), foreign=CONVERSIONS)
         return cls(NumpyModel(config, tensors), Tower(config, tensors))
 
     def reserve(self, length: int) -> None:

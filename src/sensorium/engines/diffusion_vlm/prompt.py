@@ -113,7 +113,7 @@ class PromptBuilder:
     def _render(self, messages: list[dict[str, Any]]) -> str:
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._variables)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
             raise Unprocessable(f"the model's chat template refuses these messages: {error}", param="messages") from error
 
     def _expand(self, ids: list[int], grids: Sequence[Grid]) -> Prompt:
@@ -192,11 +192,14 @@ def _open_tokenizer(folder: Path) -> Tokenizer:
         usable = isinstance(json.loads(text).get("model"), Mapping)
     except OSError as error:
         raise SettingsError([f"{folder.name}/tokenizer.json cannot be read: {error.strerror}"]) from error
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         usable = False
     if not usable:
         raise SettingsError([f"{folder.name}/tokenizer.json is not a tokenizer file"])
-    return Tokenizer.from_str(text)
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # outermost: the library has no narrower class for a file that it does not take
+        raise SettingsError([f"{folder.name}/tokenizer.json is not a tokenizer file: {error}"]) from None
 
 
 def _open_template(folder: Path) -> tuple[jinja2.Template, dict[str, str]]:
@@ -218,9 +221,11 @@ def _token_strings(path: Path) -> dict[str, str]:
     """`bos_token` and the like from tokenizer_config.json, where they are strings or mappings with a content."""
     try:
         values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError([f"{path.parent.name}/{path.name} is not JSON"]) from error
-    named = {key: value for key, value in dict(values).items() if key.endswith("_token")}
+    if not isinstance(values, dict):
+        raise SettingsError([f"{path.parent.name}/{path.name} is not a mapping"])
+    named = {key: value for key, value in values.items() if key.endswith("_token")}
     strings = {key: value.get("content") if isinstance(value, Mapping) else value for key, value in named.items()}
     return {key: value for key, value in strings.items() if isinstance(value, str)}
 

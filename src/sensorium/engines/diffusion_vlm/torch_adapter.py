@@ -48,7 +48,7 @@ def load_adapter(folder: Path, config: VLMConfig) -> Adapter:
     queries = config.heads * config.head_dim
     shapes = {"A": (rank, queries), "B": (config.hidden, rank)}
     plan = {NAME.format(index, part): shape for index in range(config.layers) for part, shape in shapes.items()}
-    tensors = weights.load(folder, plan, stem="adapter_model")
+    tensors = weights.load_finite(folder, plan, stem="adapter_model")
     inward, outward = ([torch.from_numpy(tensors[NAME.format(index, part)]) for index in range(config.layers)] for part in "AB")
     return Adapter(alpha / rank, inward, outward)
 
@@ -60,7 +60,7 @@ def _read_settings(path: Path) -> tuple[int, float]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError([f"{where} cannot be read: {error.strerror}"]) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError([f"{where} is not JSON"]) from error
     if not isinstance(values, dict):
         raise SettingsError([f"{where} is not a mapping"])

@@ -50,7 +50,9 @@ def attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: 
         out = attend_split(folded, keys, values, bias)
     else:
         out = F.scaled_dot_product_attention(folded, keys, values, bias)
-    return out.unflatten(2, (heads // kv_heads, length)).permute(0, 3, 1, 2, 4).reshape(rows, length, heads * width)
+    mixed = out.unflatten(2, (heads // kv_heads, length)).permute(0, 3, 1, 2, 4)
+    # Through two dimensions: a length of 1 would keep a stride with which the next product is one for each row, with the weights read anew.
+    return mixed.reshape(rows * length, heads * width).unflatten(0, (rows, length))
 
 
 def attend_split(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -58,9 +60,9 @@ def attend_split(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     rows, kv_heads = query.shape[:2]
     parts = bias.shape[1]
     pieces = [whole.flatten(0, 1).unflatten(1, (parts, -1)) for whole in (keys, values)]
-    spread = query.flatten(0, 1)[:, None].expand(-1, parts, -1, -1)
+    spread = query.flatten(0, 1).unsqueeze(1).expand(-1, parts, -1, -1)
     out, total = attend_parts(spread, pieces[0], pieces[1], bias)
-    weight = torch.softmax(total, dim=1)[..., None]
+    weight = torch.softmax(total, dim=1).unsqueeze(-1)
     return (out.float() * weight).sum(1).to(query.dtype).unflatten(0, (rows, kv_heads))
 
 
@@ -68,7 +70,7 @@ def attend_parts(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     """Attention within each part, and the log of the sum of exponentials of its scores [B, parts, n] in float32."""
     if query.is_cuda:
         out, total, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(query, keys, values, bias, True)
-        return out, total[..., : query.shape[2]]
+        return out, total.narrow(2, 0, query.shape[2])  # its lines are padded
     scores = (query @ keys.transpose(2, 3)).float() / math.sqrt(query.shape[3]) + bias
     total = scores.logsumexp(3)
     return (scores - total[..., None]).exp().to(values.dtype) @ values, total

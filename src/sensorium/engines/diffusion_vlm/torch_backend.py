@@ -6,20 +6,22 @@ It does not know decoding, text or which answer has which slot.
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from sensorium.engines import devices, torch_weights
-from sensorium.engines.diffusion_vlm.buckets import Limits, common_buckets
+from sensorium.engines.diffusion_vlm.buckets import LONGEST, common_buckets
 from sensorium.engines.diffusion_vlm.config import VLMConfig, read_config
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.room import CPU, GPU, TOWER, Room, choose_room, demand
-from sensorium.engines.diffusion_vlm.rows import Answer, Row
+from sensorium.engines.diffusion_vlm.rows import Answer, Features, Row
 from sensorium.engines.diffusion_vlm.torch_adapter import FOLDER, load_adapter
 from sensorium.engines.diffusion_vlm.torch_attention import PART_UNIT
 from sensorium.engines.diffusion_vlm.torch_layers import SCRATCH
@@ -29,8 +31,17 @@ from sensorium.engines.diffusion_vlm.weights import CONVERSIONS, plan
 from sensorium.engines.orders import ModelOrder
 from sensorium.errors import SettingsError, Unavailable
 
+log = logging.getLogger("sensorium.engine")
 RETRY_AFTER_S = 5.0
-FULL = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+FULL = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    # The driver and the libraries beside torch's own allocator.
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 Result = TypeVar("Result")
 
 
@@ -65,10 +76,14 @@ class TorchBackend:
             raise ValueError(f"positions up to {length} asked for, the cache holds {self.length}")
 
     def forward(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answer rows of different slots. Raises Unavailable (out_of_memory) when the device has no room for them."""
-        with torch_weights.current(self.device):
-            settled = [self._settled(row) for row in rows]
-        return guarded(self.device, "this call", lambda: self.model.forward(settled))
+        """Answer rows of different slots. Raises Unavailable (out_of_memory) when the device has no room for them, and DeviceLost."""
+
+        def forward() -> list[Answer]:
+            with torch_weights.current(self.device):
+                settled = [self._settled(row) for row in rows]
+            return self.model.forward(settled)
+
+        return guarded(self.device, "this call", forward)
 
     def features(self, pixels: Floats) -> Look:
         """Begin to look at a picture. Raises Unavailable (out_of_memory) when the device has no room for this one."""
@@ -76,7 +91,9 @@ class TorchBackend:
 
     def ready(self, features: Look | None) -> bool:
         """Whether a row with these features would not wait for them."""
-        return features is None or features.done is None or bool(features.done.query())
+        if features is None or features.done is None:
+            return True
+        return guarded(self.device, "a picture", lambda: bool(features.done.query()))
 
     def join(self, parts: Sequence[Look]) -> Look:
         """The rows of several pictures as one."""
@@ -86,7 +103,7 @@ class TorchBackend:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have slot `target` begin with the first `length` positions of slot `source`."""
-        self.model.copy(source, target, length)
+        guarded(self.device, "this call", lambda: self.model.copy(source, target, length))
 
     @property
     def numbers(self) -> str:
@@ -179,11 +196,25 @@ def load(
             config, tensors, device=device, dtype=dtype, slots=room.slots, length=room.length, together=together,
             graphs=order.graphs, compile=order.compile, attention=order.attention, adapter=adapter,
         )  # fmt: skip
+        backend = TorchBackend(model, tower)
         if device.type == "cuda":
-            model.capture(common_buckets(Limits(room.slots, TorchModel.slot_positions(room.length) - SCRATCH)))
-        return TorchBackend(model, tower)
+            warm_up(backend)
+        return backend
 
     return guarded(device, f"the model {folder.name}", build)
+
+
+def warm_up(backend: TorchBackend) -> None:
+    """Have everything compiled, recorded and taken that ordinary calls need, before there are any: minutes the first time, then seconds."""
+    model, begun = backend.model, time.perf_counter()
+    model.capture(common_buckets(model.limits))
+    piece = Row(0, 0, [0] * min(LONGEST + 1, model.length), True, last=True)  # too long for a batch
+    backend.forward([piece])
+    cell = backend.tower.config.cell
+    look = backend.features(np.zeros((3, 2 * cell, 2 * cell), np.float32))
+    backend.forward([replace(piece, features=Features(range(len(look)), look))])
+    backend.transfer_s = 0.0
+    log.info("made ready on %s in %.0f s", backend.device, time.perf_counter() - begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +251,14 @@ def fitting(folder: Path, order: ModelOrder, memory: int | None = None) -> Fit:
 
 
 def guarded(device: Any, what: str, work: Callable[[], Result]) -> Result:
-    """Do the work; when the device's memory is too small for it, free what it left and raise Unavailable."""
+    """Do the work. When the device's memory is too small for it, free what it left and raise Unavailable; when it is dead, DeviceLost."""
     try:
         return work()
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(said in str(error) for said in FULL):
-            raise
+        if not isinstance(error, torch.OutOfMemoryError):
+            devices.check_alive(device)
+            if not any(said in str(error) for said in FULL):
+                raise
     # Only here, with the error and the frames it kept alive gone, can memory go back to the device.
     if device.type == "cuda":
         synchronise(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from sensorium.engines.diffusion_vlm.torch_select import Draws, Selection, even_
 from sensorium.errors import Unavailable
 
 log = logging.getLogger(__name__)
+AcceleratorError: type[Exception] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)  # since torch 2.9
 
 FEW_BLOCKS = 64
 """Blocks of queries and key heads up to which a GPU is half idle in attention, so that splitting the keys is worth a measurement."""
@@ -65,6 +66,9 @@ class TorchModel:
         self.together = device.type != "cpu" if together is None else together
         self._attention = attention
         self._compiled = compiled_layer() if compile and device.type == "cuda" else None
+        if device.type == "cuda":
+            # It would be preferred on new GPUs, and makes a plan of a tenth of a second or more for every new length of a prompt.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._programs: dict[Bucket, Program] = {}
         with self._computing():
             self._recorder: Record | None = Recorder() if graphs and device.type == "cuda" else None
@@ -123,6 +127,8 @@ class TorchModel:
         with self._computing():
             try:
                 for bucket in sorted(buckets, key=lambda bucket: bucket.rows * bucket.tokens * bucket.reach, reverse=True):
+                    if bucket not in self._programs and self._recorder is None:
+                        self._program(bucket).run(self._program(bucket).split)  # without rows, and so into scratch places
                     self._program(bucket)
                 return
             except torch.OutOfMemoryError:
@@ -141,6 +147,8 @@ class TorchModel:
         taken = {row.slot for row in rows}
         if len(taken) < len(rows) or not taken <= set(range(self.slots)):
             raise ValueError(f"rows in slots {[row.slot for row in rows]} asked for, each may stand once and be below {self.slots}")
+        if any(not 0 <= min(row.tokens) <= max(row.tokens) < self.config.vocab for row in rows):
+            raise ValueError("ids outside the vocabulary asked for")  # a GPU that reads them is lost for this process
         stop = max((row.start + len(row.tokens) for row in rows), default=0)
         if stop > self.length:
             raise ValueError(f"positions up to {stop} asked for, the cache holds {self.length}")
@@ -152,7 +160,16 @@ class TorchModel:
                 torch.cuda.empty_cache()
 
     def _answers(self, rows: Sequence[Row]) -> list[Answer]:
-        """Launch everything, then wait for the device once."""
+        """Launch everything, then wait for the device once; also when that fails, since buffers are written again for the next rows."""
+        try:
+            return self._launched(rows)
+        except BaseException:
+            if self.device.type == "cuda":
+                with suppress(RuntimeError):
+                    torch.cuda.current_stream().synchronize()
+            raise
+
+    def _launched(self, rows: Sequence[Row]) -> list[Answer]:
         alone = [row for row in rows if not self.together or goes_alone(row)]
         batched = [row for row in rows if self.together and not goes_alone(row)]
         running: list[tuple[Program, list[Row]]] = []
@@ -173,7 +190,7 @@ class TorchModel:
         if self._compiled is not None:
             try:
                 return self._through(self._compiled, x, cache, place, split)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, AcceleratorError):
                 raise
             except Exception:  # outermost: whatever a compiler stumbles over, the model runs without it
                 log.warning("the decoder's layer cannot be compiled; it runs slower without", exc_info=True)
@@ -219,7 +236,9 @@ class TorchModel:
         )
         cache = self.cache[:, :, row.slot : row.slot + 1, :, SCRATCH : SCRATCH + keys]
         x = self._states(x[None], cache, place)[0]
-        return normalise(x[-1:] if row.last else x, self.gain, self._sizes.eps)
+        if row.last:  # what is no number elsewhere in the prompt must not go unheard: it has left zeros in the cache
+            x = torch.where(x.isfinite().all(), x[-1:], torch.nan)
+        return normalise(x, self.gain, self._sizes.eps)
 
     def _embedded(self, row: Row) -> torch.Tensor:
         """The embeddings of a row's tokens [n, hidden], the features in their places."""
@@ -303,5 +322,12 @@ def compiled_layer(**options: Any) -> Callable[..., Any]:
     # Start-up cost: the compiler takes a second to import, and only GPUs use it.
     import torch._dynamo.config as settings
 
-    settings.recompile_limit = max(settings.recompile_limit, COMPILED_SHAPES)
-    return torch.compile(layer, fullgraph=True, **options)  # type: ignore[no-any-return]
+    compiled = torch.compile(layer, fullgraph=True, **options)
+
+    def run(*given: Any) -> Any:
+        # Here, since each thread has settings of its own: a model is loaded by one and used by another.
+        if settings.recompile_limit < COMPILED_SHAPES:
+            settings.recompile_limit = COMPILED_SHAPES
+        return compiled(*given)
+
+    return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,7 +41,8 @@ class Inputs:
         self.bits: torch.Tensor | None = None
         if bucket.constrained:
             bits = (bucket.rows, bucket.tokens, -(-vocab // 32) * 4)
-            self.host_bits = torch.zeros(bits, dtype=torch.uint8, pin_memory=pinned)
+            self.host_bits = torch.full(bits, 255, dtype=torch.uint8, pin_memory=pinned)
+            self._masked: list[tuple[int, slice]] = []
             self.bits = torch.zeros(bits, dtype=torch.uint8, device=device)
 
     def fill(self, rows: Sequence[Row]) -> None:
@@ -54,11 +56,13 @@ class Inputs:
         self.table.copy_(self.host, non_blocking=self._pinned)
         if self.host_bits is not None and self.bits is not None:
             allowed = self.host_bits.numpy()
-            allowed[:] = 255
+            while self._masked:  # all of it would be megabytes
+                allowed[self._masked.pop()] = 255
             for row in rows:
                 if row.allowed is not None:
                     count = len(row.tokens)
-                    allowed[row.slot, count - len(row.allowed) : count] = row.allowed.astype("<u4").view(np.uint8)
+                    self._masked.append((row.slot, slice(count - len(row.allowed), count)))
+                    allowed[self._masked[-1]] = row.allowed.astype("<u4").view(np.uint8)
             self.bits.copy_(self.host_bits, non_blocking=self._pinned)
 
     # Views of the table; everything but the ids is [rows].
@@ -155,23 +159,38 @@ class Program:
 
 
 class Recorder:
-    """Records CUDA graphs, all on one stream and in one pool of memory: no two of them run at once."""
+    """Records CUDA graphs, all on one stream and in one pool of memory: no two of them run at once.
+
+    Their kernels go before those of other streams, so that pictures which are looked at do not hold up the answers.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(priority=-1)
+        self._failed: list[Any] = []
 
     def __call__(self, run: Callable[[], None], *, timed: bool) -> tuple[Any, float]:
         """A graph of `run` and, if `timed`, the milliseconds of one replay."""
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream):  # around all of it: a recording that fails does not give the stream back
             for _ in range(WARM_UP):
                 run()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            run()
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    run()
+            except BaseException:
+                self._abandon(graph)
+                raise
         return graph, _milliseconds(graph) if timed else 0.0
+
+    def _abandon(self, graph: Any) -> None:
+        """Have the allocator know that a recording is over. One that the device broke off is not ended by its own end: from then on the
+        allocator would give nothing back, and ask the graph about every piece of memory."""
+        self._failed.append(graph)
+        with suppress(RuntimeError):  # it had ended
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
 
 def _milliseconds(graph: Any) -> float:

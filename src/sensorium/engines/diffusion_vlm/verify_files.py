@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 
@@ -23,7 +22,7 @@ from sensorium.engines.diffusion_vlm.checks import hold
 from sensorium.engines.diffusion_vlm.config import OFFICIAL_LONGEST_SIDE, SideConfig, VLMConfig
 from sensorium.engines.diffusion_vlm.prompt import IMAGE_BREAK, IMAGE_END, IMAGE_PAD, IMAGE_START, PromptBuilder
 from sensorium.engines.diffusion_vlm.weights import CONVERSIONS
-from sensorium.engines.weights import Plan, Stored, Tensors
+from sensorium.engines.weights import Plan, Tensors
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 MARKS = (TURN_START, TURN_END, IMAGE_START, IMAGE_PAD, IMAGE_BREAK, IMAGE_END)
@@ -32,9 +31,6 @@ THINKING = ("<think>", "</think>")
 OFFICIAL = {(300, 200): (8, 11, 97), (2800, 1400): (25, 50, 1276), (1400, 1400): (50, 50, 2551)}
 OFFICIAL_CELL = 28
 QUESTION = "What is in this picture?"
-# The bits of the exponent, all set in infinities and NaNs, by number format.
-EXPONENTS = {"F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80)}
-PIECE = 1 << 24
 
 
 def header(tensors: Tensors, plan: Plan) -> str:
@@ -74,21 +70,11 @@ def finite(tensors: Tensors) -> str:
     """Every stored number looked at, tensor by tensor, without decoding it."""
     wrong = []
     for name in tensors:
-        parts = tensors.stored(name)
-        count = sum(not_finite(part) for part in parts if part is not None)
+        count = tensors.not_finite(name)
         if count:
             wrong.append(f"{name}: {count} values are NaN or infinite")
     hold(not wrong, "\n".join(wrong))
     return f"no NaN and no infinity in {len(tensors)} tensors"
-
-
-def not_finite(stored: Stored) -> int:
-    """How many values of a stored tensor are NaN or infinite."""
-    if stored.kind not in EXPONENTS:
-        return 0
-    kind, exponent = EXPONENTS[stored.kind]
-    raw: NDArray[Any] = stored.data.view(np.dtype(kind).newbyteorder("<"))
-    return sum(int(((raw[at : at + PIECE] & kind(exponent)) == exponent).sum()) for at in range(0, raw.size, PIECE))
 
 
 def marks(tokenizer: Tokenizer, config: VLMConfig) -> str:

@@ -122,7 +122,7 @@ class _Reader:
         except OSError as error:
             self.problems.append(f"{self.folder}/{path.name} cannot be read: {error.strerror}")
             return {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.problems.append(f"{self.folder}/{path.name} is not valid JSON: {error}")
             return {}
         if not isinstance(content, dict):

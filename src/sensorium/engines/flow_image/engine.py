@@ -54,11 +54,11 @@ class FlowImage:
         """Read a model folder. Raises SettingsError that lists everything missing, unexpected or mis-shaped."""
         config = configuration.load(folder)
         tokenizer = CaptionTokenizer(folder / "tokenizer.json", config.text)
-        tensors = weights.load(folder, numpy_model.plan(config.transformer), stem=TRANSFORMER_FILE)
+        tensors = weights.load_finite(folder, numpy_model.plan(config.transformer), stem=TRANSFORMER_FILE)
         stem = config.text.weights.removesuffix(".safetensors")
         stored = weights.open_tensors(folder, stem)
         rows = stored.shape(text.EMBEDDING)[0] if text.EMBEDDING in stored else 0
-        words = weights.load(folder, text.plan(config.text, max(rows, tokenizer.size)), stem=stem)
+        words = weights.load_finite(folder, text.plan(config.text, max(rows, tokenizer.size)), stem=stem)
         transformer = FluxTransformer(config.transformer, tensors, config.text.slots, config.grid)
         return cls(config, transformer, TextEncoder(config.text, words), tokenizer)
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -47,6 +48,11 @@ class Flux:
         self._words.no_truncation()
         self._words.no_padding()
         self._thread = ThreadPoolExecutor(1, "flux")
+        self._stream: Any = None
+        if device.type == "cuda":
+            # Of its own: on the common one, whatever else uses the device would stand behind all that a step has ordered.
+            self._stream = torch.cuda.Stream(device)
+            torch.cuda.synchronize(device)  # the weights were written on the common one
 
     @classmethod
     def load(cls, path: Path, order: ModelOrder, progress: loading.Progress | None = None) -> Flux:
@@ -123,6 +129,7 @@ class Flux:
             with loading.on(self.device):
                 return self._attempt(resolved, stopped, tell)
         except RuntimeError as error:
+            devices.check_alive(self.device)
             full = loading.is_full(error)
             if not full and not loading.eager(self._pipeline):
                 raise
@@ -136,7 +143,8 @@ class Flux:
 
     def _attempt(self, resolved: Resolved, stopped: Stopped, tell: Tell) -> Drawing:
         try:
-            pixels = self._pixels(resolved, stopped, tell)
+            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+                pixels = self._pixels(resolved, stopped, tell)
         except BaseException:
             self._pipeline.maybe_free_model_hooks()
             raise

@@ -91,7 +91,7 @@ class _Look:
         except FileNotFoundError:
             self.blame(f"{name} is missing")
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self.blame(f"{name} cannot be read")
             return None
         if not isinstance(found, dict):
@@ -150,7 +150,7 @@ class _Look:
             end = 8 + length + max(entry["data_offsets"][1] for entry in entries)
         except FileNotFoundError:
             self.blame(f"{name} is missing, which the index beside it names")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.blame(f"{name} is no readable safetensors file")
         else:
             if end == size:
