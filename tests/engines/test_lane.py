@@ -313,3 +313,18 @@ def test_an_errand_that_waits_when_the_lane_closes_is_told_so() -> None:
         assert await closing
 
     run(test())
+
+
+def test_an_errand_that_waits_when_the_device_is_lost_hears_of_it() -> None:
+    async def test() -> None:
+        lane, job = Lane("cuda"), Job(DeviceLost("an illegal address"))
+        running = asyncio.create_task(lane.run(job))
+        await reached(job.begun)
+        errand = asyncio.create_task(lane.alone(lambda: 1))
+        await asyncio.sleep(0)
+        job.go.set()
+        told = await asyncio.gather(running, errand, return_exceptions=True)
+        assert [type(one) for one in told] == [DeviceLost, DeviceLost]
+        assert lane.close()
+
+    run(test())

@@ -207,10 +207,7 @@ class Lane:
             for ticket in (*self._queue, *self._under_way()):
                 ticket.abandon(self._clock())
                 ticket.end(self._gone())
-            while self._errands:
-                _, done = self._errands.popleft()
-                if done.set_running_or_notify_cancel():
-                    done.set_exception(self._gone())
+            self._refuse_errands()
             self._change.notify_all()
         if self._thread is not None:
             self._thread.join(patience_s)
@@ -265,9 +262,14 @@ class Lane:
             self._closed, self._why = True, error
             for ticket in self._queue:
                 ticket.end(error)
-            for _, done in self._errands:
-                done.cancel()
+            self._refuse_errands()
             self.lost_since = self._clock()
+
+    def _refuse_errands(self) -> None:
+        while self._errands:
+            _, done = self._errands.popleft()
+            if done.set_running_or_notify_cancel():
+                done.set_exception(self._gone())
 
     def _gone(self) -> SensoriumError:
         """Why nothing is taken any more."""

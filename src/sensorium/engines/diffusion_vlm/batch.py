@@ -154,7 +154,7 @@ class Batch:
         return Step(one, error=error)
 
     def _settle(self) -> list[Step]:
-        """Move the answer in the highest slot down when forwards then span fewer slots; how it ended if that failed."""
+        """Move the answer in the highest slot down when forwards then span fewer slots; how it ended if that failed. Raises DeviceLost."""
         highest = self._slots.highest
         mover = next((one for one in self.active if one.slot == highest), None)
         moved = self._slots.denser(mover.row.start) if mover is not None and mover.row is not None else None
@@ -163,6 +163,8 @@ class Batch:
         mover.slot, copies = moved
         try:
             self._copy(copies)
+        except DeviceLost:
+            raise
         except Exception as error:  # outermost: the other answers stay where they are and go on
             return [self._failed(mover, _told(error))]
         return []
