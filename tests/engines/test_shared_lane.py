@@ -302,3 +302,14 @@ def test_a_job_that_gives_up_counts_as_cancelled(folder: Path) -> None:
         assert (bench.lane.counters.cancelled, bench.lane.counters.failed) == (1, 0)
 
     run(folder, test)
+
+
+def test_callers_hear_of_the_closing_while_the_device_is_still_busy(folder: Path) -> None:
+    async def test(bench: Bench) -> None:
+        calls = [asyncio.create_task(bench.answer(mode="ar", max_tokens=400)) for _ in range(2)]
+        await at_forward(bench)
+        assert not await asyncio.to_thread(bench.lane.close, 0.0)
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(one, Unavailable) for one in told)
+
+    run(folder, test, slots=1)

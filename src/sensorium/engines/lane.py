@@ -204,7 +204,7 @@ class Lane:
         """Abandon all jobs and end the thread; waits for the piece of work that is under way, `patience_s` at most. Whether it ended."""
         with self._change:
             self._closed = True
-            for ticket in (*self._queue, *([self._current] if self._current else [])):
+            for ticket in (*self._queue, *self._under_way()):
                 ticket.abandon(self._clock())
                 ticket.end(self._gone())
             while self._errands:

@@ -63,6 +63,8 @@ class Turns:
 
     async def _unload(self, one: Hosted, model: Any) -> None:
         one.model = None
-        await one.lane.alone(partial(torch_models.unload, model))
-        if isinstance(one.lane, SharedLane):
-            one.lane.batch = None  # it holds pictures on the device
+        try:
+            await one.lane.alone(partial(torch_models.unload, model))
+        finally:
+            if isinstance(one.lane, SharedLane):
+                one.lane.batch = None  # it holds pictures on the device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -326,3 +328,22 @@ def test_an_answer_that_cannot_be_moved_ends_alone(folder: Path, config: VLMConf
     batch.drop(going[0])
     for words in (0, 1, 2, 3):
         assert asked(batch, alone, words, 0)[0] == single(alone, ask(words, 0, max_tokens=12, mode="ar"))[0]
+
+
+def test_a_picture_that_has_been_read_is_let_go_while_its_answer_goes_on(folder: Path, config: VLMConfig, alone: DiffusionVLM) -> None:
+    counting = Counting(backend(folder, config, 2))
+    made: list[weakref.ref[Any]] = []
+
+    def join(parts: Sequence[Any]) -> Any:
+        joined = counting.inner.join(parts)
+        made.append(weakref.ref(joined))
+        return joined
+
+    counting.join = join  # type: ignore[method-assign]
+    batch = Batch(counting, config)
+    going = batch.admit(alone.prepare(ask(0, 0, max_tokens=16, mode="ar")))
+    while going.prefilling:
+        assert made[0]() is not None
+        batch.tick()
+    gc.collect()
+    assert batch.active == [going] and made[0]() is None

@@ -92,6 +92,26 @@ def test_two_pictures_in_turn_both_stay_with_one_caller() -> None:
             played.busy.clear()
 
 
+def test_two_pictures_after_the_same_instructions_both_stay() -> None:
+    """What they have in common is no reason to give up the rest."""
+    played = Played(3)
+    for turn in range(4):
+        for token in (1, 2):
+            reused = played.begin(prompt((0, SHORTEST), (token, SHORTEST), (0, 2)))
+            assert reused == (2 * SHORTEST + 1 if turn > 0 else SHORTEST * (token == 2))
+            played.slots.release(next(iter(played.busy)))
+            played.busy.clear()
+
+
+def test_a_conversation_that_grows_takes_one_slot() -> None:
+    played = Played(3)
+    for turns in range(1, 4):
+        place = played.slots.take(names := prompt((1, turns * SHORTEST)))
+        assert not place.copies
+        played.slots.hold(place.slot, names)
+        played.slots.release(place.slot)
+
+
 def test_the_oldest_contents_go_first() -> None:
     played = Played(3)
     for token in (1, 2, 3, 4):

@@ -106,12 +106,12 @@ class Batch:
     def tick(self) -> list[Step]:
         """One forward for all that can go on. What finishes or fails by it has been dropped when this returns. Raises DeviceLost."""
         unmoved = self._settle()
-        chosen = self._choose()
-        rows = [replace(row, slot=one.slot) for one in chosen if (row := one.row) is not None]
+        going = self._choose()
+        rows = [replace(row, slot=one.slot) for one in going if (row := one.row) is not None]
         self.figures.ticks += 1
         self.figures.rows += len(rows)
         outcomes = self._run(rows) if rows else ()
-        return unmoved + [self._taken(one, row, outcome) for one, row, outcome in zip(chosen, rows, outcomes, strict=True)]
+        return unmoved + [self._taken(one, row, outcome) for one, row, outcome in zip(going, rows, outcomes, strict=True)]
 
     def _choose(self) -> list[Answering]:
         """Every answer that is past its prompt, and the next piece of the oldest prompt whose pictures have been looked at."""

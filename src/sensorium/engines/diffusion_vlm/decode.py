@@ -14,7 +14,7 @@ Differences from the reference decoder, all intended:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,7 @@ def prefill(decoding: Decoding, allowed: Bits | None = None) -> Generator[Row, A
         answer = yield Row(request.slot, done, tokens, True, True, request.temperature, request.seed, features=features, allowed=bits)
         best = answer[0].tolist()
         done += len(tokens)
+    decoding.request = replace(request, pads=(), features=None)  # pictures take memory on the device
     return best[-1]
 
 

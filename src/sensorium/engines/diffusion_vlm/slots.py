@@ -57,9 +57,10 @@ class Slots:
         slot = self._busy.index(False)
         donor, reused = self._likest(identity[:-1], slot)
         copies: list[Copy] = []
-        if donor != slot:
+        if donor != slot or len(self._held[slot]) - reused >= SHORTEST:
             copies += self._kept_elsewhere(slot, donor)
-            copies += [Copy(donor, slot, reused)] if donor is not None else []
+        if donor not in (None, slot):
+            copies.append(Copy(donor, slot, reused))
         self._busy[slot], self._held[slot] = True, identity[:reused]
         self._touch(slot)
         return Place(slot, reused, copies)
