@@ -15,8 +15,8 @@ import typer
 from sensorium.cli_outcome import FAILED, fail, harmless, outcome
 
 if TYPE_CHECKING:
-    from sensorium.engines.diffusion_vlm.checks import Check
-    from sensorium.engines.pulling import Plan
+    from sensorium.engines.checkpoints.pulling import Plan
+    from sensorium.engines.diffusion_vlm.verification.checks import Check
 
 
 def pull(
@@ -35,7 +35,7 @@ def pull(
     """Fetch a checkpoint from the Hugging Face hub, check every file, and keep it in the data folder."""
     with outcome():
         # Start-up cost: the settings and the library of the hub of checkpoints take longer to import than most commands take to run.
-        from sensorium.engines import pulling
+        from sensorium.engines.checkpoints import pulling
         from sensorium.settings import load_for_vault
 
         place = load_for_vault(settings, ctx.obj, data_dir=home).data_dir.resolve()
@@ -61,7 +61,7 @@ def verify_checkpoint(
     """Examine a checkpoint: files, marks, template, picture sizes, decoding against itself and against golden dumps."""
     with outcome():
         # Start-up cost: numpy and the engine take longer to import than most commands take to run.
-        from sensorium.engines.diffusion_vlm.verify import verify
+        from sensorium.engines.diffusion_vlm.verification.verify import verify
 
         checks = verify(path, dumps=golden, device=device, dtype=dtype)
         failed = [check.name for check in checks if check.state == "FAIL"]
@@ -81,8 +81,8 @@ def table(checks: Sequence[Check]) -> str:
 def offered(chosen: Plan) -> str:
     """What somebody should know before it is fetched, as lines."""
     # Start-up cost: only the commands of this module need it.
-    from sensorium.engines.licences import known
-    from sensorium.engines.pulling import amount
+    from sensorium.engines.checkpoints.licences import known
+    from sensorium.engines.checkpoints.pulling import amount
 
     repository, missing = chosen.repository, chosen.missing
     come = f"{len(missing)} of them, {amount(chosen.bytes_missing)}, still to come" if missing else "all of them here"

@@ -178,7 +178,7 @@ def _found(model: str, home: Path | None, environ: Mapping[str, str]) -> tuple[P
     if model.startswith((OWNER, ".", "/", "~")) or model.count("/") != 1:
         raise SettingsError([f"--model {model} is no folder; name one, a shipped model ({', '.join(shipped())}) or one that was pulled"])
     # Start-up cost: the settings take longer to import than most commands take to run.
-    from sensorium.engines.pulled import find
+    from sensorium.engines.checkpoints.pulled import find
     from sensorium.settings import load_for_vault
 
     place = load_for_vault(None, environ, data_dir=home).data_dir

@@ -11,9 +11,20 @@ from types import ModuleType
 
 import pytest
 
-from sensorium.engines import pulling
-from sensorium.engines.licences import known
-from sensorium.engines.pulled import RECORD, Held, Licence, Listed, Record, Repository, find, folder_of, read_record, write_record
+from sensorium.engines.checkpoints import pulling
+from sensorium.engines.checkpoints.licences import known
+from sensorium.engines.checkpoints.pulled import (
+    RECORD,
+    Held,
+    Licence,
+    Listed,
+    Record,
+    Repository,
+    find,
+    folder_of,
+    read_record,
+    write_record,
+)
 from sensorium.errors import SettingsError
 
 NAME = "nvidia/Nemotron-Labs-Diffusion-VLM-8B"
@@ -47,7 +58,7 @@ def test_never_fetched(path: str) -> None:
 
 def test_the_library_is_named_when_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    monkeypatch.delitem(sys.modules, "sensorium.engines.hugging_face", raising=False)
+    monkeypatch.delitem(sys.modules, "sensorium.engines.checkpoints.hugging_face", raising=False)
     with pytest.raises(SettingsError, match=r'pip install "sensorium\[torch\]"'):
         pulling.look(NAME, None, tmp_path)
 
@@ -56,7 +67,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 81, 19))
     chosen = pulling.plan(repository("model.safetensors", "config.json"), folder_of(NAME, tmp_path))
-    monkeypatch.setitem(sys.modules, "sensorium.engines.hugging_face", ModuleType("hugging_face"))
+    monkeypatch.setitem(sys.modules, "sensorium.engines.checkpoints.hugging_face", ModuleType("hugging_face"))
     with pytest.raises(SettingsError, match=r"has 19 bytes free.*20 bytes"):
         pulling.pull(chosen, datetime.now(UTC), print)
     assert not (tmp_path / "models").exists()

@@ -16,9 +16,10 @@ from PIL import Image
 
 import sensorium
 from sensorium.engines import weights as checkpoint
-from sensorium.engines.diffusion_vlm import image, verify
+from sensorium.engines.diffusion_vlm import image
 from sensorium.engines.diffusion_vlm.config import read_config, read_side_config
 from sensorium.engines.diffusion_vlm.prompt import PromptBuilder
+from sensorium.engines.diffusion_vlm.verification import verify
 from sensorium.engines.diffusion_vlm.weights import plan
 from tests.engines.diffusion_vlm.golden_oracle import write_dumps
 from tests.hub_process import ROOT

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from sensorium.engines.pulled import RECORD, find
-from sensorium.engines.pulling import LOCK
+from sensorium.engines.checkpoints.pulled import RECORD, find
+from sensorium.engines.checkpoints.pulling import LOCK
 from sensorium.errors import SettingsError
 from tests.hub_process import hub_environment
 from tests.torch.file_hub import COMMIT, REPOSITORY, TOKEN, FileHub, running

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import sensorium
-from sensorium.engines.diffusion_vlm import golden, torch_subject, verify
-from sensorium.engines.diffusion_vlm.checks import Check
 from sensorium.engines.diffusion_vlm.config import read_config
 from sensorium.engines.diffusion_vlm.rows import Row
-from sensorium.engines.diffusion_vlm.subjects import Rules
+from sensorium.engines.diffusion_vlm.verification import golden, torch_subject, verify
+from sensorium.engines.diffusion_vlm.verification.checks import Check
+from sensorium.engines.diffusion_vlm.verification.subjects import Rules
 from tests.engines.diffusion_vlm import spoiling
 from tests.engines.diffusion_vlm.checkpoints import encode, write_checkpoint, write_safetensors
 from tests.engines.diffusion_vlm.golden_oracle import write_dumps

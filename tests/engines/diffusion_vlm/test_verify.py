@@ -15,10 +15,11 @@ import pytest
 from tokenizers import Tokenizer
 
 import sensorium
-from sensorium.engines.diffusion_vlm import image, prompt, subjects, verify, verify_files
-from sensorium.engines.diffusion_vlm.checks import Check
+from sensorium.engines.diffusion_vlm import image, prompt
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.rows import Answer, Row
+from sensorium.engines.diffusion_vlm.verification import files, subjects, verify
+from sensorium.engines.diffusion_vlm.verification.checks import Check
 from sensorium.errors import SettingsError
 from tests.engines.diffusion_vlm import spoiling
 from tests.engines.diffusion_vlm.checkpoints import OFFICIAL_IDS, TEMPLATE, VARIANTS, Variant, write_checkpoint
@@ -264,7 +265,7 @@ def test_a_check_that_breaks_does_not_hide_the_others(monkeypatch: pytest.Monkey
     def broken(*_: object) -> str:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(verify_files, "marks", broken)
+    monkeypatch.setattr(files, "marks", broken)
     checks = verify.verify(SHIPPED)
     assert failures(checks) == {"marks": "broke: ZeroDivisionError: by nothing"}
     assert states(checks)["expansion"] == "ok"

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import msgspec
 
-from sensorium.engines.pulled import Held, Listed, Record, Repository, digests, find, folder_of, read_record, size_of, write_record
+from sensorium.engines.checkpoints.pulled import (
+    Held,
+    Listed,
+    Record,
+    Repository,
+    digests,
+    find,
+    folder_of,
+    read_record,
+    size_of,
+    write_record,
+)
 from sensorium.errors import SettingsError, UpstreamFailed
 
 __all__ = ["Plan", "find", "look", "plan", "pull", "readable"]
@@ -68,7 +79,7 @@ def look(model_id: str, revision: str | None, home: Path) -> Plan:
     folder_of(model_id, home)  # refuses what is no name before anybody is asked
     try:
         # Start-up cost: the library is an extra, and slow to import.
-        from sensorium.engines import hugging_face
+        from sensorium.engines.checkpoints import hugging_face
     except ImportError as error:
         raise SettingsError([f"sensorium pull needs huggingface_hub, which is not installed ({error}); run: {INSTALL}"]) from None
     repository = hugging_face.look(model_id, revision)
@@ -102,7 +113,7 @@ def pull(chosen: Plan, now: datetime, tell: Callable[[str], None], *, trusting: 
     pull into the same folder is under way.
     """
     # Start-up cost: the library is an extra, and slow to import.
-    from sensorium.engines import hugging_face
+    from sensorium.engines.checkpoints import hugging_face
 
     _make_room(chosen)
     chosen.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +157,7 @@ def _make_room(chosen: Plan) -> None:
 def _checked(chosen: Plan, file: Listed, tell: Callable[[str], None]) -> Held | None:
     """One file, fetched if need be, compared with what the hub lists; None when it differed and was deleted."""
     # Start-up cost: the library is an extra, and slow to import.
-    from sensorium.engines import hugging_face
+    from sensorium.engines.checkpoints import hugging_face
 
     path = chosen.folder / file.path
     fresh = file in chosen.missing

@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image
 
 from sensorium.engines import weights as checkpoint
-from sensorium.engines.diffusion_vlm import golden, image, verify_files, verify_golden, verify_model
-from sensorium.engines.diffusion_vlm.checks import Check, Report, hold
+from sensorium.engines.diffusion_vlm import image
 from sensorium.engines.diffusion_vlm.config import SideConfig, VLMConfig, read_config, read_side_config
 from sensorium.engines.diffusion_vlm.prompt import PromptBuilder
-from sensorium.engines.diffusion_vlm.subjects import NumpySubject, Subject
-from sensorium.engines.diffusion_vlm.verify_files import QUESTION
-from sensorium.engines.diffusion_vlm.verify_model import Question
+from sensorium.engines.diffusion_vlm.verification import comparison, files, golden, model
+from sensorium.engines.diffusion_vlm.verification.checks import Check, Report, hold
+from sensorium.engines.diffusion_vlm.verification.files import QUESTION
+from sensorium.engines.diffusion_vlm.verification.model import Question
+from sensorium.engines.diffusion_vlm.verification.subjects import NumpySubject, Subject
 from sensorium.engines.diffusion_vlm.weights import plan
 from sensorium.errors import SettingsError
 
@@ -44,7 +45,7 @@ def verify(folder: Path, *, dumps: Path | None = None, device: str = "auto", dty
         raise SettingsError([f"{folder} is a checkpoint of diffusers; examined are diffusion VLMs"])
     report, folder = Report(), folder.resolve()
     parts = _files(report, folder)
-    loaded = verify_model.NAMES if dumps is None else (*verify_model.NAMES, GOLDEN)
+    loaded = model.NAMES if dumps is None else (*model.NAMES, GOLDEN)
     if parts is None or report.failed:
         report.skip(loaded, "the checks before these must pass")
     elif device == "none":
@@ -70,25 +71,25 @@ def _files(report: Report, folder: Path) -> Parts | None:
     if config is None or side is None:
         report.skip(FILES[1:], "needs a usable config")
         return None
-    report.run(FILES[0], lambda: verify_files.sizes(config, json.loads((folder / "config.json").read_text("utf-8"))))
+    report.run(FILES[0], lambda: files.sizes(config, json.loads((folder / "config.json").read_text("utf-8"))))
     tensors = report.open("header", partial(checkpoint.open_tensors, folder))
     if tensors is None:
         report.skip(("stored values",), "needs a readable header")
     else:
-        report.run("header", partial(verify_files.header, tensors, plan(config)))
-        report.run("stored values", partial(verify_files.finite, tensors))
+        report.run("header", partial(files.header, tensors, plan(config)))
+        report.run("stored values", partial(files.finite, tensors))
     _adapter(report, folder, config)
-    tokenizer = report.open("marks", partial(verify_files.tokenizer, folder))
+    tokenizer = report.open("marks", partial(files.tokenizer, folder))
     if tokenizer is not None:
-        report.run("marks", partial(verify_files.marks, tokenizer, config))
-        report.run("mask", partial(verify_files.mask, tokenizer, config))
-    report.run("preprocessing", partial(verify_files.preprocessing, config, side))
+        report.run("marks", partial(files.marks, tokenizer, config))
+        report.run("mask", partial(files.mask, tokenizer, config))
+    report.run("preprocessing", partial(files.preprocessing, config, side))
     builder = report.open("template", partial(PromptBuilder, folder, config))
     if builder is None:
         report.skip(("expansion",), "needs a usable template")
         return None
-    report.run("template", partial(verify_files.template, builder))
-    report.run("expansion", partial(verify_files.expansion, builder, config, side))
+    report.run("template", partial(files.template, builder))
+    report.run("expansion", partial(files.expansion, builder, config, side))
     return Parts(config, side, builder)
 
 
@@ -115,7 +116,7 @@ def _loaded(report: Report, folder: Path, parts: Parts, dumps: Path | None, devi
     index = None if dumps is None else report.open(GOLDEN, partial(golden.read, dumps))
     length = min(len(prompt) + ROOM, parts.config.positions)
     if index is not None:
-        wanted = verify_golden.positions(index)
+        wanted = comparison.positions(index)
         fits = report.run(GOLDEN, partial(_fitting, wanted, parts.config.positions))
         index, length = (index, max(length, wanted)) if fits else (None, length)
     if device in ("auto", "numpy") and _small_or_asked(parts.config, device):
@@ -123,16 +124,16 @@ def _loaded(report: Report, folder: Path, parts: Parts, dumps: Path | None, devi
     else:
         lack = _lack_of_torch()
         if lack:
-            report.skip((*verify_model.NAMES, *((GOLDEN,) if dumps else ())), lack)
+            report.skip((*model.NAMES, *((GOLDEN,) if dumps else ())), lack)
             return
         subject = report.open("weights", partial(_on_torch, folder, parts.config, length, device, dtype))
     if subject is None:
-        report.skip(verify_model.NAMES, "needs loaded weights")
+        report.skip(model.NAMES, "needs loaded weights")
         return
     pictures = (image.see(picture, parts.config, parts.side) for picture in _pictures())
-    verify_model.examine(report, subject, Question(prompt, (next(pictures), next(pictures))))
+    model.examine(report, subject, Question(prompt, (next(pictures), next(pictures))))
     if index is not None and dumps is not None:
-        verify_golden.compare(report, subject, parts.builder, parts.side, dumps, index)
+        comparison.compare(report, subject, parts.builder, parts.side, dumps, index)
 
 
 def _fitting(wanted: int, positions: int) -> str:
@@ -141,7 +142,7 @@ def _fitting(wanted: int, positions: int) -> str:
 
 
 def _small_or_asked(config: VLMConfig, device: str) -> bool:
-    return device == "numpy" or verify_files.parameters(plan(config)) <= SMALL
+    return device == "numpy" or files.parameters(plan(config)) <= SMALL
 
 
 def _lack_of_torch() -> str | None:
@@ -157,7 +158,7 @@ def _on_numpy(folder: Path, config: VLMConfig, length: int) -> Subject:
 def _on_torch(folder: Path, config: VLMConfig, length: int, device: str, dtype: str) -> Subject:
     # Start-up cost: torch is an extra, and takes seconds to import.
     from sensorium.engines import devices
-    from sensorium.engines.diffusion_vlm.torch_subject import TorchSubject
+    from sensorium.engines.diffusion_vlm.verification.torch_subject import TorchSubject
 
     place = devices.choose(device)
     return TorchSubject(folder, config, length, place, devices.dtype(dtype, place))

@@ -15,10 +15,10 @@ from sensorium.engines import torch_weights
 from sensorium.engines.diffusion_vlm.config import VLMConfig
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.rows import Answer, Row
-from sensorium.engines.diffusion_vlm.subjects import ENGINE, Rules, as_floats
 from sensorium.engines.diffusion_vlm.torch_adapter import FOLDER, load_adapter
 from sensorium.engines.diffusion_vlm.torch_model import TorchModel
 from sensorium.engines.diffusion_vlm.torch_vision import PROJECTOR, TOWER, TorchTower
+from sensorium.engines.diffusion_vlm.verification.subjects import ENGINE, Rules, as_floats
 from sensorium.engines.diffusion_vlm.weights import CONVERSIONS, plan
 
 

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from sensorium.engines.pulled import MODEL_ID, Licence, Listed, Repository, size_of
+from sensorium.engines.checkpoints.pulled import MODEL_ID, Licence, Listed, Repository, size_of
 from sensorium.errors import Busy, Forbidden, NotFound, SensoriumError, Unauthorized, Unavailable, UpstreamFailed
 
 PATIENCE_S = 30.0

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sensorium.engines.diffusion_vlm import golden, image
-from sensorium.engines.diffusion_vlm.checks import Report, hold
+from sensorium.engines.diffusion_vlm import image
 from sensorium.engines.diffusion_vlm.config import SideConfig
 from sensorium.engines.diffusion_vlm.decode import Decoding, Request, diffuse, stream
-from sensorium.engines.diffusion_vlm.golden import Case, Index
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.prompt import IMAGE_PAD, PromptBuilder
 from sensorium.engines.diffusion_vlm.rows import Row
 from sensorium.engines.diffusion_vlm.schedule import Schedule
-from sensorium.engines.diffusion_vlm.subjects import Rules, Subject
-from sensorium.engines.diffusion_vlm.verify_model import ROUNDING, alike
+from sensorium.engines.diffusion_vlm.verification import golden
+from sensorium.engines.diffusion_vlm.verification.checks import Report, hold
+from sensorium.engines.diffusion_vlm.verification.golden import Case, Index
+from sensorium.engines.diffusion_vlm.verification.model import ROUNDING, alike
+from sensorium.engines.diffusion_vlm.verification.subjects import Rules, Subject
 
 PIXELS = 1e-4
 FORWARDS = 0.25

@@ -18,9 +18,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from sensorium.engines.diffusion_vlm import image
-from sensorium.engines.diffusion_vlm.checks import hold
 from sensorium.engines.diffusion_vlm.config import OFFICIAL_LONGEST_SIDE, SideConfig, VLMConfig
 from sensorium.engines.diffusion_vlm.prompt import IMAGE_BREAK, IMAGE_END, IMAGE_PAD, IMAGE_START, PromptBuilder
+from sensorium.engines.diffusion_vlm.verification.checks import hold
 from sensorium.engines.diffusion_vlm.weights import CONVERSIONS
 from sensorium.engines.weights import Plan, Tensors
 

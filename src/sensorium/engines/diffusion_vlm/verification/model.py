@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.engines.diffusion_vlm.checks import Report, hold
 from sensorium.engines.diffusion_vlm.decode import Decoding, Request, autoregress, diffuse, speculate, stream
 from sensorium.engines.diffusion_vlm.numpy_layers import Floats
 from sensorium.engines.diffusion_vlm.rows import Features, Row
 from sensorium.engines.diffusion_vlm.schedule import Schedule
-from sensorium.engines.diffusion_vlm.subjects import Subject, as_floats
+from sensorium.engines.diffusion_vlm.verification.checks import Report, hold
+from sensorium.engines.diffusion_vlm.verification.subjects import Subject, as_floats
 
 # Number format -> (root mean square of the difference, largest difference), each as a share of the same figure of the wanted values.
 ROUNDING = {"float32": (3e-4, 1e-3), "float16": (1e-2, 2e-2), "bfloat16": (5e-2, 8e-2)}

@@ -1,0 +1,1 @@
+"""Checkpoints from a model hub: fetched, checked, found again."""
