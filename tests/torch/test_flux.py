@@ -236,6 +236,12 @@ def test_a_refusal_comes_before_any_work(schnell: Flux, monkeypatch: pytest.Monk
     assert (caught.value.param, seen.calls) == ("steps", 0)
 
 
+def test_a_prompt_that_is_too_long_is_refused_unread(schnell: Flux, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schnell, "_words", None)
+    with pytest.raises(Unprocessable, match="a string of 10001 characters"):
+        schnell.check(Draw("x" * 10_001, 1))
+
+
 def test_warming_up_takes_one_step_at_each_size(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(folders["dev"])
     seen = Counted(monkeypatch, transformer(model))

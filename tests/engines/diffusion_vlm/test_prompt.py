@@ -219,3 +219,13 @@ def test_the_length_check_names_both_numbers() -> None:
     with pytest.raises(Unprocessable) as caught:
         check_length(2551, 32, 1024)
     assert caught.value.param == "messages"
+
+
+def test_texts_that_cannot_fit_are_not_encoded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path)
+    builder = PromptBuilder(folder, read_config(folder))
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a" * 2000}, {"type": "text", "text": "a" * 1201}]}]
+    monkeypatch.setattr(builder, "_ids", lambda *_: pytest.fail("it was encoded"))
+    with pytest.raises(Unprocessable, match=r"3201 characters, far more than the 100 tokens") as caught:
+        builder.build(messages, [], 100)
+    assert caught.value.param == "messages"

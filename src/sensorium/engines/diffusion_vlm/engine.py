@@ -95,9 +95,11 @@ class DiffusionVLM:
         grammar = None if ask.schema is None else self._grammars.compile(ask.schema)
         pictures = [self._picture(one, cancelled) for one in ask.images]
         cell = self.config.cell
-        prompt = self._prompts.build(ask.messages, [(one.pixels.shape[1] // cell, one.pixels.shape[2] // cell) for one in pictures])
+        length = min(self.config.positions, self.batch.backend.length)
+        grids = [(one.pixels.shape[1] // cell, one.pixels.shape[2] // cell) for one in pictures]
+        prompt = self._prompts.build(ask.messages, grids, length)
         room = positions_needed(ask, schedule)
-        check_length(len(prompt.ids), room, min(self.config.positions, self.batch.backend.length))
+        check_length(len(prompt.ids), room, length)
         return Job(
             ask=ask,
             schedule=schedule,

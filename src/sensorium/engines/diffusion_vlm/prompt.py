@@ -27,6 +27,7 @@ Grid = tuple[int, int]
 IMAGE_START, IMAGE_PAD, IMAGE_BREAK, IMAGE_END = "<|image_start|>", "<|image_pad|>", "<|image_break|>", "<|image_end|>"
 ROLES = ("system", "user", "assistant")
 SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST_TOKEN = 32  # characters, on an average that no text for reading has; counting the tokens of megabytes takes minutes
 SLOT = re.compile("\ue000([0-9]+)\ue001")
 
 
@@ -70,12 +71,20 @@ class PromptBuilder:
         except Unprocessable as error:
             raise SettingsError([f"{folder.name}/chat_template.jinja cannot be used: {error.message}"]) from error
 
-    def build(self, messages: Sequence[Message], grids: Sequence[Grid]) -> Prompt:
-        """Ids of the conversation up to the answer. `grids` holds (rows, columns) of each picture, in part order.
+    def build(self, messages: Sequence[Message], grids: Sequence[Grid], length: int | None = None) -> Prompt:
+        """Ids of the conversation up to the answer. `grids` holds (rows, columns) of each picture, in part order, `length` the tokens that
+        there is room for.
 
-        Raises Unprocessable for messages out of form, a picture count that does not fit, or a template that refuses them.
+        Raises Unprocessable for messages out of form, a picture count that does not fit, a template that refuses them, or texts so long
+        that it is not worth the time to count their tokens.
         """
         shaped, texts = _shape(messages)
+        if length is not None and (characters := sum(map(len, texts))) > LONGEST_TOKEN * length:
+            raise Unprocessable(
+                f"the prompt has {characters} characters, far more than the {length} tokens that this model holds",
+                param="messages",
+                hint="shorten the prompt",
+            )
         wanted = sum(part["type"] == "image" for message in shaped for part in message["content"])
         if wanted != len(grids):
             raise Unprocessable(f"the messages hold {wanted} image parts but {len(grids)} pictures came with them", param="messages")

@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from sensorium.engines import devices
-from sensorium.engines.drawing import Draw, Drawing, Step, finished, never
+from sensorium.engines.drawing import PROMPT, Draw, Drawing, Step, finished, never
 from sensorium.engines.flux import fitting, folder, loading
 from sensorium.engines.flux.embeddings import Embeddings, Encoded
 from sensorium.engines.flux.rules import NATIVE_SIDE, Resolved, Rules
@@ -115,7 +115,7 @@ class Flux:
 
     def _unread(self, prompt: Any) -> tuple[str, ...]:
         """The words of a prompt beyond what T5 reads."""
-        if not isinstance(prompt, str):
+        if not PROMPT.admits(prompt):  # it is refused anyway, and megabytes would take long
             return ()
         read = self._words.encode(prompt)
         if len(read.ids) <= self.rules.tokens:
