@@ -230,6 +230,14 @@ def test_a_picture_seen_beforehand_gives_the_same_answer(engine: DiffusionVLM) -
     assert run(engine, replace(ASK, images=[engine.see(NOISE)]))[:2] == run(engine, ASK)[:2]
 
 
+def test_a_picture_has_one_name_here_and_another_elsewhere(tmp_path: Path) -> None:
+    """So that nobody can prepare two pictures of one name, and have a question about one answered about the other."""
+    engine, other = (DiffusionVLM.load(write_checkpoint(tmp_path / name)) for name in "ab")
+    turned = NOISE.transpose(Image.Transpose.ROTATE_90)
+    assert engine.see(NOISE).digest == engine.see(NOISE.copy()).digest
+    assert len({engine.see(NOISE).digest, other.see(NOISE).digest, engine.see(turned).digest}) == 3
+
+
 @pytest.mark.parametrize("changes", [{"max_tokens": "x" * 300_000}, {"mode": "x" * 300_000}, {"messages": [{"role": "x" * 300_000}]}])
 def test_what_is_refused_is_not_repeated_at_length(engine: DiffusionVLM, changes: dict[str, Any]) -> None:
     with pytest.raises(Unprocessable) as caught:

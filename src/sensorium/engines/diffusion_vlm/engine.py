@@ -7,6 +7,7 @@ or, where the backend computes many side by side, the job itself for a shared la
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ class DiffusionVLM:
         # One answer at a time comes out the same to the last bit however often it is asked for, which reuse would spoil.
         self.batch = Batch(backend, config, reuse=shared, cells=CELLS if shared else FEW_CELLS)
         self._side = side
+        self._secret = secrets.token_bytes(16)
         self._prompts = prompts
         self._grammars = Grammars(prompts.tokenizer, config, prompts.special)
 
@@ -80,8 +82,8 @@ class DiffusionVLM:
         """A picture as the tower takes it, far smaller than a photograph. Any thread may call it. Raises InvalidImage."""
         rgb = np.ascontiguousarray(image.taken_in(picture, self._side))
         pixels = image.preprocess(rgb, self.config, self._side)
-        # Of the bytes that all follows from: a quarter of what the pixels take.
-        digest = hashlib.blake2b(rgb.data, digest_size=16, person=str(rgb.shape).encode()[:16]).digest()
+        # Of the bytes that all follows from, a quarter of what the pixels take; keyed, so that nobody can make two that are taken for one.
+        digest = hashlib.blake2b(rgb.data, digest_size=16, key=self._secret, person=str(rgb.shape).encode()[:16]).digest()
         return Picture(pixels, digest, pixels.shape[1] * pixels.shape[2] // self.config.cell**2)
 
     def prepare(self, ask: Ask, cancelled: Callable[[], bool] = never) -> Job:
