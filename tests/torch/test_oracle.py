@@ -111,7 +111,7 @@ def answers(model: TorchModel, config: VLMConfig, cases: Sequence[Case]) -> list
 
 @pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_random_batches_equal_the_oracle(shape: str, together: bool, record_property: Callable[[str, object], None]) -> None:
+def test_random_batches_equal_the_oracle(shape: str, together: bool) -> None:
     rng = random.Random(f"{shape} {together}")
     made, unlike = 0, 0
     for batch in range(BATCHES // len(SHAPES)):
@@ -134,6 +134,6 @@ def test_random_batches_equal_the_oracle(shape: str, together: bool, record_prop
             if case.mode == "linear":
                 alone = Case("ar", case.prompt, case.max_tokens, 1, 1, None)
                 assert got.tokens == answers(model, config, [alone])[0].tokens or oracle.apart < CLOSE
-    record_property("answers", made)
+    print(f"{made} answers, {unlike} unlike")
     assert made > 150
     assert unlike <= made * 0.01, f"{unlike} of {made} answers differ"
