@@ -164,6 +164,14 @@ def test_tiles_change_nothing(mode: str, factor: int, monkeypatch: pytest.Monkey
     assert np.array_equal(np.asarray(Image.fromarray(to_rgb(picture)).reduce(factor)), whole)
 
 
+@pytest.mark.parametrize("size", [(40, 61), (17, 9), (90, 64)])
+def test_stripes_change_nothing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.random.default_rng(6).integers(0, 256, (33, 52, 3)).astype(np.uint8)
+    whole = image.resize_cubic(picture, *size)
+    monkeypatch.setattr(image, "STRIPE_PIXELS", 120)
+    assert np.array_equal(image.resize_cubic(picture, *size), whole)
+
+
 def test_a_picture_that_is_large_is_averaged_first_without_a_visible_difference(config: VLMConfig) -> None:
     side, large = SideConfig(96, "square"), photograph(1501, 1100)
     assert reduction(large.size, side) == 5

@@ -23,6 +23,7 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711])
 CUBIC = -0.75
 SIXTEEN_TO_EIGHT_BITS = 257.0
 TILE_PIXELS = 1 << 20
+STRIPE_PIXELS = 1 << 18  # resized at a time: what stays in a core's cache
 # A picture is averaged down to this many times the wanted side at least, and resized with the real filter from there.
 REDUCING_GAP = 3
 
@@ -175,7 +176,7 @@ def resize_cubic(picture: ByteArray | FloatArray, height: int, width: int) -> Fl
     Equals OpenCV's INTER_CUBIC on float32 (Keys 1981 with OpenCV's coefficient). The result is always new memory.
     """
     out = np.empty((height, width, picture.shape[2]), np.float32)
-    stripe = max(1, TILE_PIXELS // picture.shape[1])
+    stripe = max(1, STRIPE_PIXELS // picture.shape[1])
     for top in range(0, height, stripe):
         tall = _resize_first_axis(picture, height, slice(top, top + stripe))
         out[top : top + stripe] = _resize_first_axis(tall.transpose(1, 0, 2), width).transpose(1, 0, 2)
