@@ -294,6 +294,10 @@ def test_a_model_that_takes_long_is_told_of_at_every_tenth(capsys: pytest.Captur
     lines = capsys.readouterr().err.splitlines()
     assert lines[:3] == [f"loading org/big: {tenth}.0 of 10.0 GB" for tenth in range(3)]
     assert len(lines) == 10
+    for done in range(0, 4_000_001, 100_000):
+        model = {"name": "org/small", "state": "loading", "loaded_bytes": done, "total_bytes": 4_000_000}
+        told.hear({"event": "loading", "models": [model]}, str)
+    assert capsys.readouterr().err == "loading org/small\n"
     told.hear({"event": "ready", "seconds": 5}, lambda: "here it is")
     told.hear({"event": "failed", "problems": ["it broke"]}, str)
     assert (capsys.readouterr().out, told.problems) == ("here it is\n", ["it broke"])

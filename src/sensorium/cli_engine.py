@@ -25,6 +25,7 @@ SIDE: Final = "sensorium.json"
 LEVELS: Final = ("debug", "info", "warning", "error")
 AUTO: Final = "auto"
 NUMPY: Final = "numpy"
+WORTH_TELLING: Final = 10**9  # bytes of a model whose loading is told tenth by tenth
 # What a hub calls models of a modality: the kind of its provider, where below our address, and what it needs to know of each.
 HUBS: Final = (("chat", "gpu", "engine", "/v1", ", vision = true"), ("image", "gpu-images", "genai", "/v1/genai", ', modality = "image"'))
 
@@ -231,10 +232,11 @@ class Told:
             _say(overview(), sys.stdout)
         for one in event.get("models", ()):
             name, done, whole = one["name"], one["loaded_bytes"], one["total_bytes"]
-            tenth = 10 * done // whole if whole else 0
+            large = whole >= WORTH_TELLING
+            tenth = 10 * done // whole if large else 0
             if one["state"] == "loading" and self._tenths.get(name) != tenth:
                 self._tenths[name] = tenth
-                far = f": {done / 1e9:.1f} of {whole / 1e9:.1f} GB" if whole else ""
+                far = f": {done / 1e9:.1f} of {whole / 1e9:.1f} GB" if large else ""
                 _say(f"loading {name}{far}", sys.stderr)
 
 
