@@ -103,7 +103,6 @@ def test_the_number_format_follows_the_device(monkeypatch: pytest.MonkeyPatch) -
     cardboard(monkeypatch, Card(), apple=True)
     gpu, cpu, apple = Device("cuda", 0), Device("cpu"), Device("mps")
     assert [devices.dtype("auto", one) for one in (gpu, cpu, apple)] == ["bf16", "f32", "f16"]
-    assert [devices.dtype("auto", one, "F16") for one in (gpu, cpu, apple)] == ["f16", "f32", "f16"]
     assert [devices.dtype(name, gpu) for name in ("float32", "float16", "bfloat16")] == ["f32", "f16", "bf16"]
     with pytest.raises(SettingsError, match="dtype is 'int8', expected auto, float32, bfloat16 or float16"):
         devices.dtype("int8", gpu)

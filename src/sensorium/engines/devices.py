@@ -82,14 +82,14 @@ def _cuda_index(torch: Any, name: str) -> int:
     )
 
 
-def dtype(name: str, device: Any, stored: str = "") -> Any:
+def dtype(name: str, device: Any) -> Any:
     """The torch number format for "auto", "float32", "bfloat16" or "float16" on a device. Raises SettingsError where it has none.
 
-    "auto" is float32 on a CPU, else bfloat16 on hardware that has it, else float16; weights `stored` as F16 stay float16.
+    "auto" is float32 on a CPU, else bfloat16 on hardware that has it, else float16.
     """
     torch = torch_library()
     if name == "auto":
-        half = "bfloat16" if stored != "F16" and device.type == "cuda" and _has_bfloat16(torch, device) else "float16"
+        half = "bfloat16" if device.type == "cuda" and _has_bfloat16(torch, device) else "float16"
         return torch.float32 if device.type == "cpu" else getattr(torch, half)
     if name not in ("float32", "bfloat16", "float16"):
         raise SettingsError([f"dtype is {name!r}, expected auto, float32, bfloat16 or float16"])
