@@ -161,15 +161,21 @@ class Chunks:
 
 
 def _spent(call: ChatCall, finished: Finished) -> dict[str, Any]:
-    """Usage and timings; fetching and decoding the pictures counts as their validation."""
-    used, timings = asdict(finished.usage), asdict(finished.timings)
-    for part in ("total_time", "image_validation_time"):
-        timings[part] += call.fetching_s
+    """Usage and timings."""
+    used = asdict(finished.usage)
     usage = {name: used[name] for name in ("prompt_tokens", "completion_tokens", "num_function_evals", "mode")}
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
     usage["prompt_tokens_details"] = {"cached_tokens": used["cached_tokens"]}
     usage["forwards"] = {name: used[name] for name in FORWARDS}
-    return {"usage": usage, "timings": timings}
+    return {"usage": usage, "timings": timings(call, finished)}
+
+
+def timings(call: ChatCall, finished: Finished) -> dict[str, float]:
+    """Seconds by part; fetching and decoding the pictures counts as their validation."""
+    spent = asdict(finished.timings)
+    for part in ("total_time", "image_validation_time"):
+        spent[part] += call.fetching_s
+    return spent
 
 
 def _parts(given: Any, where: str, content: Content) -> Iterator[dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sensorium.engines.chat import ChatCall
+from sensorium.engines.chat import ChatCall, timings
 from sensorium.engines.diffusion_vlm.answering import Delta, Finished
 from sensorium.engines.diffusion_vlm.ask import Ask
 from sensorium.errors import SensoriumError
@@ -45,10 +45,7 @@ def refused(error: SensoriumError, url: str) -> SensoriumError:
 
 def whole(call: ChatCall, text: str, finished: Finished) -> bytes:
     """The output."""
-    used, spent = asdict(finished.usage), asdict(finished.timings)
-    for part in ("total_time", "image_validation_time"):
-        spent[part] += call.fetching_s
-    return msgspec.json.encode(output(text, used, spent))
+    return msgspec.json.encode(output(text, asdict(finished.usage), timings(call, finished)))
 
 
 class Growth:

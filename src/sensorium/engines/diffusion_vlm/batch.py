@@ -239,8 +239,6 @@ def identity(ids: Sequence[int], pads: list[int], pictures: Sequence[Picture]) -
     names = np.array(ids, np.int64)
     at = 0
     for picture in pictures:
-        names[pads[at : at + picture.cells]] = -1 - (
-            (int.from_bytes(picture.digest[:7], "big") + np.arange(picture.cells)) & ((1 << 62) - 1)
-        )
+        names[pads[at : at + picture.cells]] = -1 - int.from_bytes(picture.digest[:7], "big") - np.arange(picture.cells)
         at += picture.cells
     return names
